@@ -36,7 +36,9 @@ class SeqSlice:
     previous_row: int | None = None
     sample: SampleSpec | None = None  # None: a prompt chunk that does not reach the end
     prompt_logprobs: int | None = None  # top-k of the log-probabilities of logprob_targets at each fed position
-    logprob_targets: Sequence[int] = ()  # the prompt token that follows each fed position (may be one shorter at the prompt's end)
+    logprob_targets: Sequence[
+        int
+    ] = ()  # the prompt token that follows each fed position (may be one shorter at the prompt's end)
 
     @property
     def end(self) -> int:
@@ -55,7 +57,9 @@ class Batch:
 
     step_id: int
     slices: tuple[SeqSlice, ...]
-    block_copies: tuple[tuple[int, int], ...] = ()  # (source, destination) block ids, done before the step (copy-on-write)
+    block_copies: tuple[
+        tuple[int, int], ...
+    ] = ()  # (source, destination) block ids, done before the step (copy-on-write)
 
     @property
     def num_tokens(self) -> int:
@@ -72,5 +76,7 @@ class StepResult:
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
-    prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)  # request id -> one entry per target of this step
+    prompt_logprobs: dict[str, list[TokenLogprobs]] = field(
+        default_factory=dict
+    )  # request id -> one entry per target of this step
     device_ms: float | None = None  # time the device worked on the step

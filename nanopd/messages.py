@@ -18,6 +18,8 @@ request; messages of an earlier attempt, or of an earlier incarnation of a worke
         |<-- LegEnded(stop | length) ---|
 """
 
+from enum import StrEnum
+
 import msgspec
 
 from nanopd.request import FinishReason, Request, TokenLogprobs
@@ -70,6 +72,7 @@ class Start(_Message, frozen=True):
 
     leg: Leg
     first_token_id: int
+    checksum: int | None = None  # of KvPushed
 
 
 class Abort(_Message, frozen=True):
@@ -157,6 +160,7 @@ class KvPushed(_Message, frozen=True):
     transfer_ms: float  # time the transport was busy
     exposed_ms: float  # from the first token to the fence: what overlap did not hide
     transport: str
+    checksum: int | None = None  # of the blocks in prompt order, when hand-offs are checked end to end
 
 
 class LegEnded(_Message, frozen=True):
@@ -166,6 +170,9 @@ class LegEnded(_Message, frozen=True):
     reason: FinishReason | None
     error: str | None = None
     times: LegTimes = LegTimes()
+    num_output_tokens: int | None = (
+        None  # of the request so far, when ``reason`` is STOP or LENGTH: shows whether a TokensOut was lost
+    )
 
 
 class WorkerStats(msgspec.Struct, frozen=True):
@@ -195,11 +202,25 @@ class StepTiming(msgspec.Struct, frozen=True):
     step_ms: float
 
 
+class LegState(StrEnum):
+    """Where a leg stands, for reconciliation."""
+
+    RUNNING = "running"  # waiting, prefilling or decoding
+    RESERVED = "reserved"  # decode side: waiting for Start
+    PUSHING = "pushing"  # prefill side: computed, the push has not ended
+
+
 class Heartbeat(_Message, frozen=True):
-    """Sent at a steady interval, also while a long step runs."""
+    """Sent at a steady interval, also while a long step runs.
+
+    ``legs`` are the open legs as the worker's loop saw them ``loop_age_s`` ago, after it had read its inbox: a leg the controller believes open
+    since before then and that is not listed has been lost; a listed leg the controller does not know is aborted again.
+    """
 
     stats: WorkerStats
     steps: tuple[StepTiming, ...] = ()
+    legs: tuple[tuple[Leg, LegState], ...] | None = None  # None: not reported this time
+    loop_age_s: float = 0.0
 
 
 class Failed(_Message, frozen=True):

@@ -1,5 +1,6 @@
 """What a caller asks for: a ``Request`` with its ``SamplingParams``, and how it can end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -54,7 +55,12 @@ class SamplingParams:
     def __post_init__(self) -> None:
         _check(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1", self.max_tokens)
         _check(self.min_tokens >= 0, "min_tokens", "0 or more", self.min_tokens)
-        _check(self.max_tokens is None or self.min_tokens <= self.max_tokens, "min_tokens", "at most max_tokens", self.min_tokens)
+        _check(
+            self.max_tokens is None or self.min_tokens <= self.max_tokens,
+            "min_tokens",
+            "at most max_tokens",
+            self.min_tokens,
+        )
         _check(0.0 <= self.temperature <= 100.0, "temperature", "between 0 and 100", self.temperature)
         _check(self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
         _check(0.0 < self.top_p <= 1.0, "top_p", "in (0, 1]", self.top_p)
@@ -66,7 +72,12 @@ class SamplingParams:
         for name, value in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             _check(value is None or 0 <= value <= MAX_LOGPROBS, name, f"between 0 and {MAX_LOGPROBS}", value)
         _check(all(self.stop), "stop", "non-empty strings", self.stop)
-        _check(all(-100.0 <= bias <= 100.0 for bias in self.logit_bias.values()), "logit_bias", "values in [-100, 100]", self.logit_bias)
+        _check(
+            all(-100.0 <= bias <= 100.0 for bias in self.logit_bias.values()),
+            "logit_bias",
+            "values in [-100, 100]",
+            self.logit_bias,
+        )
 
     @property
     def is_greedy(self) -> bool:
@@ -113,6 +124,18 @@ class Request:
         """Token ids that end this request."""
         eos = () if self.sampling.ignore_eos else self.eos_token_ids
         return frozenset(eos).union(self.sampling.stop_token_ids)
+
+    def end_of(self, output_token_ids: Sequence[int]) -> FinishReason | None:
+        """Whether these output tokens (the stop token included) are a complete answer, and why."""
+        if (
+            output_token_ids
+            and len(output_token_ids) > self.sampling.min_tokens
+            and output_token_ids[-1] in self.stop_ids
+        ):
+            return FinishReason.STOP
+        if self.sampling.max_tokens is not None and len(output_token_ids) >= self.sampling.max_tokens:
+            return FinishReason.LENGTH
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from nanopd.messages import FromWorker, LegTimes, TokenDelta, ToWorker
 from nanopd.config import Role
+from nanopd.messages import FromWorker, LegTimes, TokenDelta, ToWorker
 from nanopd.request import FinishReason, Request
+from nanopd.router.plan import Decision
 
 # ---- events
 
@@ -18,10 +19,11 @@ class RequestArrived:
 
 @dataclass(frozen=True, slots=True)
 class RequestAborted:
-    """The client went away, or a stop string was found in its text (``reason`` STOP). Unknown ids are ignored."""
+    """The client went away, or a stop string was found in its text (``reason`` STOP), or it cannot be served any more (ERROR). Unknown ids are ignored."""
 
     request_id: str
     reason: FinishReason = FinishReason.ABORT
+    error: str | None = None  # with ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,29 +77,6 @@ class EmitTokens:
 
     request_id: str
     delta: TokenDelta
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A plan the router looked at. Times are what its model expects, milliseconds."""
-
-    path: str  # collocated | disaggregated
-    prefill_worker: str
-    decode_worker: str
-    ttft_ms: float | None = None
-    total_ms: float | None = None
-    score: float | None = None  # higher is better
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Why a request went where it went."""
-
-    chosen: Candidate
-    reason: str  # a sentence
-    policy: str
-    candidates: tuple[Candidate, ...] = ()
-    num_resident_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,11 @@ class Topology:
         return self.num_collocated + self.num_prefill + self.num_decode
 
     def workers(self) -> tuple[WorkerSpec, ...]:
-        counts = ((Role.COLLOCATED, self.num_collocated), (Role.PREFILL, self.num_prefill), (Role.DECODE, self.num_decode))
+        counts = (
+            (Role.COLLOCATED, self.num_collocated),
+            (Role.PREFILL, self.num_prefill),
+            (Role.DECODE, self.num_decode),
+        )
         return tuple(WorkerSpec(f"{role.value}-{i}", role) for role, count in counts for i in range(count))
 
     def __str__(self) -> str:
@@ -75,7 +79,10 @@ class ClusterConfig:
     strategy: Strategy = Strategy.ADAPTIVE
     max_queued_requests: int = 256  # accepted and not yet finished; past it new requests are refused (429)
     reserve_timeout_s: float = 30.0  # a decode worker's answer to Reserve; then another plan
-    lease_s: float = 30.0  # a reservation without news of its prefill; renewed by progress
+    reconcile_grace_s: float = (
+        2.0  # how long a leg may be missing from its worker's heartbeats before it counts as lost (its lease)
+    )
+    queue_timeout_s: float = 300.0  # a request no worker can take
     abort_timeout_s: float = 30.0  # a worker's answer to Abort; then it counts as lost and is restarted
     heartbeat_interval_s: float = 0.5
     heartbeat_timeout_s: float = 60.0  # silence after which a worker counts as lost (its exit is noticed at once)

@@ -13,7 +13,9 @@ class CacheConfig:
 
     block_size: int = 16  # tokens per block
     num_blocks: int | None = None  # None: sized from free memory when the worker starts
-    memory_fraction: float | None = None  # of the device's memory for weights + KV; None: 0.9 on a GPU, 0.25 on a CPU, split among its workers
+    memory_fraction: float | None = (
+        None  # of the device's memory for weights + KV; None: 0.9 on a GPU, 0.25 on a CPU, split among its workers
+    )
     enable_prefix_cache: bool = True
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ class EngineConfig:
     attention_backend: str = "auto"  # auto | torch | cuda
     cuda_graphs: bool = True
     num_threads: int | None = None  # CPU threads of this worker; None: cores split among the workers
+    verify_transfers: bool = False  # check every KV hand-off end to end by checksums (slow; for hunting a fault)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 

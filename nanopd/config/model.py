@@ -48,7 +48,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
-            raise UnsupportedModelError(f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and {self.num_kv_heads}")
+            raise UnsupportedModelError(
+                f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and {self.num_kv_heads}"
+            )
         if self.head_dim % 2:
             raise UnsupportedModelError(f"head_dim must be even, got {self.head_dim}")
 
@@ -119,7 +121,9 @@ def _rope_scaling(config: dict[str, Any]) -> RopeScaling | None:
     return RopeScaling(
         kind=kind,
         factor=float(section["factor"]),
-        original_max_position=int(section.get("original_max_position_embeddings") or config.get("max_position_embeddings", 2048)),
+        original_max_position=int(
+            section.get("original_max_position_embeddings") or config.get("max_position_embeddings", 2048)
+        ),
         low_freq_factor=float(section.get("low_freq_factor", 1.0)),
         high_freq_factor=float(section.get("high_freq_factor", 4.0)),
         beta_fast=float(section.get("beta_fast") or 32.0),

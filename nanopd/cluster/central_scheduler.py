@@ -1,0 +1,429 @@
+"""The central scheduler: every event of the cluster in, commands out. Pure policy; the controller and the simulator run this same code.
+
+A request runs as numbered attempts, each planned by the router. If a leg of the attempt is lost, whatever the cause, the attempt is closed and the
+next one goes on from the tokens the client already has: sampling depends only on seed and position, so the stream continues as if nothing happened.
+"""
+
+from collections import deque
+
+from nanopd.cluster.deadlines import Deadline, Deadlines, Wait
+from nanopd.cluster.events import (
+    Command,
+    EmitTokens,
+    Event,
+    FinishRequest,
+    RequestAborted,
+    RequestArrived,
+    RestartWorker,
+    Send,
+    Tick,
+    WorkerAdded,
+    WorkerLost,
+    WorkerMessage,
+)
+from nanopd.cluster.leg_book import LegBook, LegKind, OpenLeg
+from nanopd.cluster.reconcile import reconcile
+from nanopd.cluster.snapshot import ClusterSnapshot, Counters, RequestSnapshot, WorkerSnapshot
+from nanopd.cluster.tracked_request import RequestState, TrackedRequest
+from nanopd.config import ClusterConfig
+from nanopd.messages import (
+    Heartbeat,
+    Hello,
+    KvPushed,
+    LegEnded,
+    Prefill,
+    Reserve,
+    Reserved,
+    RunLocal,
+    Start,
+    TokenDelta,
+    TokensOut,
+)
+from nanopd.request import FinishReason, Strategy
+from nanopd.router import ClusterView, LegLoad, Router, WorkerView
+
+NUM_FREE_ATTEMPTS = 2  # attempts that may disaggregate; later ones run on one worker, where less can go wrong
+
+
+class CentralScheduler:
+    """All requests and workers. Not thread-safe: one caller, one event at a time."""
+
+    def __init__(self, config: ClusterConfig, router: Router) -> None:
+        self.config = config
+        self.router = router
+        self.view = ClusterView()
+        self.counters = Counters()
+        self._requests: dict[str, TrackedRequest] = {}
+        self._queued: deque[str] = deque()
+        self._legs = LegBook()
+        self._deadlines = Deadlines()
+        self._heard_at: dict[str, float] = {}
+        self._commands: list[Command] = []
+        self._now = 0.0
+
+    # ---- the door
+
+    def on_event(self, event: Event, now: float) -> list[Command]:
+        """Takes one event at ``now`` (seconds) and returns what is to be done, in order."""
+        self._now = now
+        self._commands = []
+        match event:
+            case RequestArrived():
+                self._arrived(event)
+            case RequestAborted():
+                if (tracked := self._requests.get(event.request_id)) is not None:
+                    self._finish(tracked, event.reason, event.error)
+            case WorkerMessage():
+                self._on_message(event)
+            case WorkerAdded():
+                self._worker_added(event)
+            case WorkerLost():
+                self._worker_lost(event)
+            case Tick():
+                pass
+        for deadline in self._deadlines.due(now):
+            self._expired(deadline)
+        if self._queued and not isinstance(event, Tick):
+            self._plan_queued()
+        return self._commands
+
+    def next_deadline(self) -> float | None:
+        """When a Tick is due at the latest."""
+        return self._deadlines.next()
+
+    @property
+    def queue_depth(self) -> int:
+        """Accepted requests that have not ended."""
+        return len(self._requests)
+
+    @property
+    def num_open_legs(self) -> int:
+        return len(self._legs)
+
+    def snapshot(self) -> ClusterSnapshot:
+        """The cluster at the time of the last event."""
+        workers = tuple(
+            WorkerSnapshot(w.worker_id, w.role, w.incarnation, w.ready, w.num_blocks, w.num_legs, w.stats)
+            for w in self.view.workers.values()
+        )
+        requests = tuple(
+            RequestSnapshot(
+                key,
+                t.state.value,
+                self._now - t.arrived,
+                t.attempt,
+                len(t.request.prompt_token_ids),
+                len(t.output),
+                t.decision,
+            )
+            for key, t in self._requests.items()
+        )
+        return ClusterSnapshot(self._now, workers, requests, self.counters, len(self._legs))
+
+    # ---- requests
+
+    def _arrived(self, event: RequestArrived) -> None:
+        request = event.request
+        assert request.request_id not in self._requests, f"request id {request.request_id} is in use"
+        tracked = TrackedRequest(request, request.strategy or self.config.strategy, self._now)
+        self._requests[request.request_id] = tracked
+        self.counters.requests += 1
+        self.counters.prompt_tokens += len(request.prompt_token_ids)
+        self._start_attempt(tracked)
+
+    def _start_attempt(self, tracked: TrackedRequest) -> None:
+        """Asks the router for a plan and opens its first leg; without a plan the request waits."""
+        fallback = tracked.attempt + 1 >= NUM_FREE_ATTEMPTS
+        strategy = Strategy.COLLOCATED if fallback else tracked.strategy
+        decision = self.router.plan(tracked.request, strategy, len(tracked.output), self.view, tracked.avoid, self._now)
+        if decision is None:
+            tracked.enter(RequestState.QUEUED, self._now)
+            self._queued.append(tracked.request.request_id)
+            self._deadlines.add(self._now + self.config.queue_timeout_s, Wait.PLAN, leg=tracked.leg)
+            return
+        tracked.begin_attempt(decision)
+        self._count_attempt(tracked, strategy)
+        chosen, output = decision.chosen, tuple(tracked.output)
+        if chosen.path == "collocated":
+            self._open_leg(tracked, LegKind.LOCAL, chosen.decode_worker)
+            self._send(chosen.decode_worker, RunLocal(tracked.leg, tracked.request, output))
+            tracked.enter(RequestState.LOCAL, self._now, f"on {chosen.decode_worker}")
+        else:
+            self._open_leg(tracked, LegKind.DECODE, chosen.decode_worker)
+            self._send(chosen.decode_worker, Reserve(tracked.leg, tracked.request, output))
+            tracked.enter(RequestState.RESERVING, self._now, f"on {chosen.decode_worker}")
+            self._deadlines.add(self._now + self.config.reserve_timeout_s, Wait.RESERVE, leg=tracked.leg)
+
+    def _plan_queued(self) -> None:
+        waiting, self._queued = self._queued, deque()
+        for request_id in waiting:
+            tracked = self._requests.get(request_id)
+            if tracked is not None and tracked.state is RequestState.QUEUED:
+                self._start_attempt(tracked)
+
+    def _retry(self, tracked: TrackedRequest, why: str, avoid: str | None = None) -> None:
+        """Closes the current attempt and starts the next, or fails the request when it has had its share."""
+        tracked.last_error = why
+        if avoid is not None:
+            tracked.avoid.add(avoid)
+        self._abort_legs(tracked)
+        if (reason := tracked.request.end_of(tracked.output)) is not None:
+            self._finish(tracked, reason)  # only the word that it was the end is lost
+        elif tracked.attempt + 1 >= self.config.max_attempts:
+            self._finish(tracked, FinishReason.ERROR, why)
+        else:
+            self._start_attempt(tracked)
+
+    def _finish(self, tracked: TrackedRequest, reason: FinishReason, error: str | None = None) -> None:
+        """The only place where a request ends. Its legs close later, when their workers say so."""
+        self._abort_legs(tracked)
+        tracked.enter(RequestState.FINISHED, self._now, reason.value)
+        del self._requests[tracked.request.request_id]
+        self.counters.count(self.counters.finished, reason.value)
+        self.router.finished(tracked.request, len(tracked.output), reason, self._now)
+        self._commands.append(FinishRequest(tracked.request.request_id, reason, tracked.report(self._now), error))
+
+    # ---- legs
+
+    def _open_leg(self, tracked: TrackedRequest, kind: LegKind, worker_id: str, fills: OpenLeg | None = None) -> None:
+        worker = self.view.workers[worker_id]
+        entry = self._legs.open(tracked.leg, kind, worker_id, worker.incarnation, self._now, fills)
+        tracked.legs.append(entry)
+        num_tokens = len(tracked.request.prompt_token_ids) + len(tracked.output)
+        key = (entry.leg.request_id, entry.leg.attempt)
+        worker.legs[key] = LegLoad(kind is not LegKind.DECODE, kind is not LegKind.PREFILL, num_tokens)
+
+    def _close_leg(self, entry: OpenLeg) -> None:
+        self._commands += self._track_aborts(self._legs.close(entry, self._now))
+        worker = self.view.workers.get(entry.worker_id)
+        if worker is not None and worker.incarnation == entry.incarnation:
+            worker.legs.pop((entry.leg.request_id, entry.leg.attempt), None)
+
+    def _abort_legs(self, tracked: TrackedRequest) -> None:
+        for entry in tracked.legs:
+            self._commands += self._track_aborts(self._legs.abort(entry, self._now))
+
+    def _track_aborts(self, sends: list[Send]) -> list[Send]:
+        """Gives each Abort its deadline."""
+        for send in sends:
+            when = self._now + self.config.abort_timeout_s
+            leg = send.message.leg if hasattr(send.message, "leg") else None
+            self._deadlines.add(when, Wait.ABORT, leg=leg, worker_id=send.worker_id, incarnation=send.incarnation)
+        return sends
+
+    def _leg_lost(self, entry: OpenLeg, why: str) -> None:
+        """A leg is gone without its LegEnded; the request, if this was part of its current attempt, tries again."""
+        tracked = self._tracked(entry)
+        self._close_leg(entry)
+        if tracked is not None:
+            self._retry(tracked, why)
+
+    def _tracked(self, entry: OpenLeg) -> TrackedRequest | None:
+        """The unfinished request whose current attempt this leg belongs to."""
+        tracked = self._requests.get(entry.leg.request_id)
+        return tracked if tracked is not None and entry in tracked.legs else None
+
+    # ---- messages
+
+    def _on_message(self, event: WorkerMessage) -> None:
+        worker = self.view.workers.get(event.worker_id)
+        if worker is None or worker.incarnation != event.incarnation:
+            return  # of an earlier incarnation
+        self._heard_at[worker.worker_id] = self._now
+        match event.message:
+            case Hello():
+                self._hello(worker, event.message)
+            case Reserved():
+                self._reserved(worker, event.message)
+            case TokensOut(deltas=deltas):
+                for delta in deltas:
+                    self._tokens(worker, delta)
+            case KvPushed():
+                self._kv_pushed(worker, event.message)
+            case LegEnded():
+                self._leg_ended(worker, event.message)
+            case Heartbeat():
+                self._heartbeat(worker, event.message)
+
+    def _reserved(self, worker: WorkerView, message: Reserved) -> None:
+        entry = self._legs.get(worker.worker_id, worker.incarnation, message.leg)
+        tracked = self._tracked(entry) if entry is not None else None
+        if entry is None or tracked is None or tracked.state is not RequestState.RESERVING:
+            return
+        prefiller = self.view.workers[tracked.decision.chosen.prefill_worker]
+        if not prefiller.ready:
+            self._retry(tracked, f"{prefiller.worker_id} was lost before the prefill began")
+            return
+        self._open_leg(tracked, LegKind.PREFILL, prefiller.worker_id, fills=entry)
+        prefill = Prefill(
+            leg=message.leg,
+            request=tracked.request,
+            destination_worker=worker.worker_id,
+            destination_incarnation=worker.incarnation,
+            block_ids=message.block_ids,
+            num_resident_tokens=message.num_resident_tokens,
+            output_token_ids=tuple(tracked.output),
+        )
+        self._send(prefiller.worker_id, prefill)
+        tracked.enter(RequestState.PREFILLING, self._now, f"on {prefiller.worker_id}")
+
+    def _tokens(self, worker: WorkerView, delta: TokenDelta) -> None:
+        entry = self._legs.get(worker.worker_id, worker.incarnation, delta.leg)
+        tracked = self._tracked(entry) if entry is not None else None
+        if entry is None or tracked is None:
+            return
+        expected = len(tracked.output)
+        if delta.first_index > expected:
+            self._retry(tracked, f"tokens {expected}..{delta.first_index - 1} from {worker.worker_id} were lost")
+            return
+        known = expected - delta.first_index
+        if known >= len(delta.token_ids):
+            return  # a duplicate
+        if known or (expected and delta.prompt_logprobs is not None):
+            delta = TokenDelta(delta.leg, expected, delta.token_ids[known:], delta.logprobs[known:])
+        tracked.take_tokens(delta.token_ids, self._now)
+        self.counters.output_tokens += len(delta.token_ids)
+        load = worker.legs[(delta.leg.request_id, delta.leg.attempt)]
+        load.prefill_done = True
+        load.num_output_tokens += len(delta.token_ids)
+        self._commands.append(EmitTokens(tracked.request.request_id, delta))
+        self._start_decode_if_ready(tracked)
+
+    def _kv_pushed(self, worker: WorkerView, message: KvPushed) -> None:
+        entry = self._legs.get(worker.worker_id, worker.incarnation, message.leg)
+        tracked = self._tracked(entry) if entry is not None else None
+        if tracked is None or tracked.state is not RequestState.PREFILLING or tracked.pushed is not None:
+            return
+        tracked.pushed = message
+        self.counters.handoffs += 1
+        self.counters.transfer_bytes += message.num_bytes
+        self.counters.transfer_ms += message.transfer_ms
+        self._start_decode_if_ready(tracked)
+
+    def _start_decode_if_ready(self, tracked: TrackedRequest) -> None:
+        """Token and fence are both there: the reserved sequence may run."""
+        if not tracked.ready_to_start or tracked.pushed is None:
+            return
+        worker_id = tracked.decision.chosen.decode_worker
+        self._send(worker_id, Start(tracked.leg, tracked.output[-1], tracked.pushed.checksum))
+        tracked.started_at = self._now
+        tracked.enter(RequestState.DECODING, self._now, f"on {worker_id}")
+
+    def _leg_ended(self, worker: WorkerView, message: LegEnded) -> None:
+        entry = self._legs.get(worker.worker_id, worker.incarnation, message.leg)
+        if entry is None:
+            return
+        tracked = self._tracked(entry)
+        self._close_leg(entry)
+        if tracked is None:
+            return
+        if entry.kind is LegKind.DECODE:
+            tracked.decode_times = message.times
+        else:
+            tracked.prefill_times = message.times
+        if message.error is not None or message.reason is FinishReason.ERROR:
+            self._retry(tracked, message.error or f"{worker.worker_id} failed", avoid=worker.worker_id)
+        elif message.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            if message.num_output_tokens is not None and message.num_output_tokens != len(tracked.output):
+                self._retry(tracked, f"the last tokens from {worker.worker_id} were lost")
+            else:
+                self._finish(tracked, message.reason)
+        elif not (entry.kind is LegKind.PREFILL and tracked.state is RequestState.DECODING):
+            self._retry(tracked, f"{worker.worker_id} ended its part early")
+
+    # ---- workers
+
+    def _worker_added(self, event: WorkerAdded) -> None:
+        self.view.workers[event.worker_id] = WorkerView(event.worker_id, event.role, event.incarnation)
+
+    def _hello(self, worker: WorkerView, hello: Hello) -> None:
+        worker.ready = True
+        worker.num_blocks = hello.num_blocks
+        worker.block_size = hello.block_size
+        worker.max_model_len = hello.max_model_len
+        worker.kv_bytes_per_token = hello.kv_bytes_per_token
+        self._await_heartbeat(worker)
+
+    def _heartbeat(self, worker: WorkerView, heartbeat: Heartbeat) -> None:
+        worker.stats = heartbeat.stats
+        found = reconcile(self._legs, worker, heartbeat, self._now, self.config.reconcile_grace_s)
+        self._commands += found.unknown
+        for entry in found.missing:
+            self._leg_lost(entry, f"{worker.worker_id} no longer knows its part")
+        for entry in found.unstarted:
+            tracked = self._tracked(entry)
+            lost_start = tracked is not None and tracked.started_at is not None
+            if lost_start and self._now - tracked.started_at > self.config.reconcile_grace_s + heartbeat.loop_age_s:
+                self._send(worker.worker_id, Start(entry.leg, tracked.output[-1]))
+
+    def _worker_lost(self, event: WorkerLost) -> None:
+        worker = self.view.workers.get(event.worker_id)
+        if worker is None or worker.incarnation != event.incarnation:
+            return
+        worker.ready = False
+        self.counters.worker_losses += 1
+        why = f"{event.worker_id} was lost"
+        lost = self._legs.of_worker(event.worker_id, event.incarnation)
+        affected = [t for entry in lost if (t := self._tracked(entry)) is not None]
+        affected += [
+            t for t in self._requests.values() if self._waits_for_prefiller(t, event.worker_id) and t not in affected
+        ]
+        for entry in lost:
+            if entry.is_open:
+                self._close_leg(entry)
+        for tracked in affected:
+            self._retry(tracked, why)
+
+    @staticmethod
+    def _waits_for_prefiller(tracked: TrackedRequest, worker_id: str) -> bool:
+        return tracked.state is RequestState.RESERVING and tracked.decision.chosen.prefill_worker == worker_id
+
+    def _await_heartbeat(self, worker: WorkerView) -> None:
+        when = self._heard_at[worker.worker_id] + self.config.heartbeat_timeout_s
+        self._deadlines.add(when, Wait.HEARTBEAT, worker_id=worker.worker_id, incarnation=worker.incarnation)
+
+    # ---- deadlines
+
+    def _expired(self, deadline: Deadline) -> None:
+        """A wait has ended. Most were answered long ago; then nothing happens."""
+        leg = deadline.leg
+        tracked = self._requests.get(leg.request_id) if leg is not None else None
+        current = tracked is not None and tracked.leg == leg
+        worker = self.view.workers.get(deadline.worker_id)
+        if worker is not None and worker.incarnation != deadline.incarnation:
+            worker = None
+        match deadline.wait:
+            case Wait.PLAN if current and tracked.state is RequestState.QUEUED:
+                self._finish(
+                    tracked, FinishReason.ERROR, tracked.last_error or "no worker was ready to take the request"
+                )
+            case Wait.RESERVE if current and tracked.state is RequestState.RESERVING:
+                worker_id = tracked.decision.chosen.decode_worker
+                self._retry(tracked, f"{worker_id} had no blocks to reserve in time", avoid=worker_id)
+            case Wait.ABORT if worker is not None and leg is not None:
+                if self._legs.get(worker.worker_id, worker.incarnation, leg) is not None:
+                    self._give_up(worker, "it did not end an aborted request in time")
+            case Wait.HEARTBEAT if worker is not None and worker.ready:
+                if self._now - self._heard_at[worker.worker_id] >= self.config.heartbeat_timeout_s:
+                    self._give_up(worker, "it has been silent for too long")
+                else:
+                    self._await_heartbeat(worker)
+
+    def _give_up(self, worker: WorkerView, why: str) -> None:
+        """Asks for a restart, once; WorkerLost follows when the process is gone."""
+        if worker.ready:
+            worker.ready = False
+            self._commands.append(RestartWorker(worker.worker_id, worker.incarnation, why))
+
+    # ---- small things
+
+    def _send(self, worker_id: str, message: RunLocal | Reserve | Prefill | Start) -> None:
+        self._commands.append(Send(worker_id, self.view.workers[worker_id].incarnation, message))
+
+    def _count_attempt(self, tracked: TrackedRequest, strategy: Strategy) -> None:
+        path = tracked.decision.chosen.path
+        self.counters.count(self.counters.paths, path)
+        if tracked.attempt > 0:
+            self.counters.count(self.counters.fallbacks, "retry")
+        if path == "collocated" and (strategy is Strategy.DISAGGREGATED or strategy is not tracked.strategy):
+            self.counters.count(self.counters.fallbacks, "collocated")

@@ -1,0 +1,65 @@
+"""The cluster as it stands, for /health, /metrics and the dashboard."""
+
+from dataclasses import dataclass, field
+
+from nanopd.config import Role
+from nanopd.messages import WorkerStats
+from nanopd.router.plan import Decision
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSnapshot:
+    """One worker."""
+
+    worker_id: str
+    role: Role
+    incarnation: int
+    ready: bool
+    num_blocks: int
+    num_legs: int
+    stats: WorkerStats
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSnapshot:
+    """One unfinished request."""
+
+    request_id: str
+    state: str
+    age_s: float
+    attempt: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    decision: Decision
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start."""
+
+    requests: int = 0
+    finished: dict[str, int] = field(default_factory=dict)  # by finish reason
+    paths: dict[str, int] = field(default_factory=dict)  # attempts by path
+    fallbacks: dict[str, int] = field(
+        default_factory=dict
+    )  # by cause: attempts beyond the first, collocated instead of disaggregated
+    handoffs: int = 0
+    transfer_bytes: int = 0
+    transfer_ms: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    worker_losses: int = 0
+
+    def count(self, table: dict[str, int], key: str) -> None:
+        table[key] = table.get(key, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSnapshot:
+    """Everything at one moment."""
+
+    now: float
+    workers: tuple[WorkerSnapshot, ...]
+    requests: tuple[RequestSnapshot, ...]
+    counters: Counters
+    num_open_legs: int

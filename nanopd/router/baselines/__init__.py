@@ -1,0 +1,1 @@
+"""Simpler policies to compare against, and to fall back to."""

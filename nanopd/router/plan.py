@@ -1,0 +1,30 @@
+"""What a router answers with: where a request runs, and why."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A plan the router looked at. Times are what its model expects, milliseconds."""
+
+    prefill_worker: str
+    decode_worker: str  # the same worker: collocated
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    score: float | None = None  # higher is better
+
+    @property
+    def path(self) -> str:
+        """``collocated`` or ``disaggregated``."""
+        return "collocated" if self.prefill_worker == self.decode_worker else "disaggregated"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Why a request went where it went."""
+
+    chosen: Candidate
+    reason: str  # a sentence
+    policy: str
+    candidates: tuple[Candidate, ...] = ()
+    num_resident_tokens: int = 0
