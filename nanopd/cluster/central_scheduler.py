@@ -23,10 +23,12 @@ from nanopd.cluster.events import (
 )
 from nanopd.cluster.leg_book import LegBook, LegKind, OpenLeg
 from nanopd.cluster.reconcile import reconcile
+from nanopd.cluster.registry import Registry
 from nanopd.cluster.snapshot import ClusterSnapshot, Counters, RequestSnapshot, WorkerSnapshot
 from nanopd.cluster.tracked_request import RequestState, TrackedRequest
 from nanopd.config import ClusterConfig
 from nanopd.messages import (
+    Abort,
     Heartbeat,
     Hello,
     KvPushed,
@@ -40,7 +42,7 @@ from nanopd.messages import (
     TokensOut,
 )
 from nanopd.request import FinishReason, Strategy
-from nanopd.router import ClusterView, LegLoad, Router, WorkerView
+from nanopd.router import ClusterView, Router, WorkerView
 
 NUM_FREE_ATTEMPTS = 2  # attempts that may disaggregate; later ones run on one worker, where less can go wrong
 
@@ -51,13 +53,12 @@ class CentralScheduler:
     def __init__(self, config: ClusterConfig, router: Router) -> None:
         self.config = config
         self.router = router
-        self.view = ClusterView()
+        self.workers = Registry()
         self.counters = Counters()
         self._requests: dict[str, TrackedRequest] = {}
         self._queued: deque[str] = deque()
         self._legs = LegBook()
         self._deadlines = Deadlines()
-        self._heard_at: dict[str, float] = {}
         self._commands: list[Command] = []
         self._now = 0.0
 
@@ -76,7 +77,7 @@ class CentralScheduler:
             case WorkerMessage():
                 self._on_message(event)
             case WorkerAdded():
-                self._worker_added(event)
+                self.workers.add(event.worker_id, event.incarnation, event.role)
             case WorkerLost():
                 self._worker_lost(event)
             case Tick():
@@ -90,6 +91,11 @@ class CentralScheduler:
     def next_deadline(self) -> float | None:
         """When a Tick is due at the latest."""
         return self._deadlines.next()
+
+    @property
+    def view(self) -> ClusterView:
+        """The workers, as routers see them."""
+        return self.workers.view
 
     @property
     def queue_depth(self) -> int:
@@ -186,30 +192,27 @@ class CentralScheduler:
     # ---- legs
 
     def _open_leg(self, tracked: TrackedRequest, kind: LegKind, worker_id: str, fills: OpenLeg | None = None) -> None:
-        worker = self.view.workers[worker_id]
-        entry = self._legs.open(tracked.leg, kind, worker_id, worker.incarnation, self._now, fills)
+        entry = self._legs.open(tracked.leg, kind, worker_id, self.workers[worker_id].incarnation, self._now, fills)
         tracked.legs.append(entry)
-        num_tokens = len(tracked.request.prompt_token_ids) + len(tracked.output)
-        key = (entry.leg.request_id, entry.leg.attempt)
-        worker.legs[key] = LegLoad(kind is not LegKind.DECODE, kind is not LegKind.PREFILL, num_tokens)
+        self.workers.leg_opened(entry, len(tracked.request.prompt_token_ids) + len(tracked.output))
 
     def _close_leg(self, entry: OpenLeg) -> None:
-        self._commands += self._track_aborts(self._legs.close(entry, self._now))
-        worker = self.view.workers.get(entry.worker_id)
-        if worker is not None and worker.incarnation == entry.incarnation:
-            worker.legs.pop((entry.leg.request_id, entry.leg.attempt), None)
+        self._carry_out(self._legs.close(entry, self._now))
+        self.workers.leg_closed(entry)
 
     def _abort_legs(self, tracked: TrackedRequest) -> None:
         for entry in tracked.legs:
-            self._commands += self._track_aborts(self._legs.abort(entry, self._now))
+            self._carry_out(self._legs.abort(entry, self._now))
 
-    def _track_aborts(self, sends: list[Send]) -> list[Send]:
-        """Gives each Abort its deadline."""
-        for send in sends:
+    def _carry_out(self, aborts: list[Send]) -> None:
+        """Sends aborts, each with its deadline."""
+        for send in aborts:
+            assert isinstance(send.message, Abort)
             when = self._now + self.config.abort_timeout_s
-            leg = send.message.leg if hasattr(send.message, "leg") else None
-            self._deadlines.add(when, Wait.ABORT, leg=leg, worker_id=send.worker_id, incarnation=send.incarnation)
-        return sends
+            self._deadlines.add(
+                when, Wait.ABORT, leg=send.message.leg, worker_id=send.worker_id, incarnation=send.incarnation
+            )
+        self._commands += aborts
 
     def _leg_lost(self, entry: OpenLeg, why: str) -> None:
         """A leg is gone without its LegEnded; the request, if this was part of its current attempt, tries again."""
@@ -226,13 +229,14 @@ class CentralScheduler:
     # ---- messages
 
     def _on_message(self, event: WorkerMessage) -> None:
-        worker = self.view.workers.get(event.worker_id)
-        if worker is None or worker.incarnation != event.incarnation:
+        worker = self.workers.current(event.worker_id, event.incarnation)
+        if worker is None:
             return  # of an earlier incarnation
-        self._heard_at[worker.worker_id] = self._now
+        self.workers.heard(worker, self._now)
         match event.message:
             case Hello():
-                self._hello(worker, event.message)
+                self.workers.hello(worker, event.message)
+                self._await_heartbeat(worker)
             case Reserved():
                 self._reserved(worker, event.message)
             case TokensOut(deltas=deltas):
@@ -250,7 +254,7 @@ class CentralScheduler:
         tracked = self._tracked(entry) if entry is not None else None
         if entry is None or tracked is None or tracked.state is not RequestState.RESERVING:
             return
-        prefiller = self.view.workers[tracked.decision.chosen.prefill_worker]
+        prefiller = self.workers[tracked.decision.chosen.prefill_worker]
         if not prefiller.ready:
             self._retry(tracked, f"{prefiller.worker_id} was lost before the prefill began")
             return
@@ -283,9 +287,7 @@ class CentralScheduler:
             delta = TokenDelta(delta.leg, expected, delta.token_ids[known:], delta.logprobs[known:])
         tracked.take_tokens(delta.token_ids, self._now)
         self.counters.output_tokens += len(delta.token_ids)
-        load = worker.legs[(delta.leg.request_id, delta.leg.attempt)]
-        load.prefill_done = True
-        load.num_output_tokens += len(delta.token_ids)
+        self.workers.leg_sampled(entry, len(delta.token_ids))
         self._commands.append(EmitTokens(tracked.request.request_id, delta))
         self._start_decode_if_ready(tracked)
 
@@ -333,36 +335,24 @@ class CentralScheduler:
 
     # ---- workers
 
-    def _worker_added(self, event: WorkerAdded) -> None:
-        self.view.workers[event.worker_id] = WorkerView(event.worker_id, event.role, event.incarnation)
-
-    def _hello(self, worker: WorkerView, hello: Hello) -> None:
-        worker.ready = True
-        worker.num_blocks = hello.num_blocks
-        worker.block_size = hello.block_size
-        worker.max_model_len = hello.max_model_len
-        worker.kv_bytes_per_token = hello.kv_bytes_per_token
-        self._await_heartbeat(worker)
-
     def _heartbeat(self, worker: WorkerView, heartbeat: Heartbeat) -> None:
         worker.stats = heartbeat.stats
         found = reconcile(self._legs, worker, heartbeat, self._now, self.config.reconcile_grace_s)
         self._commands += found.unknown
         for entry in found.missing:
             self._leg_lost(entry, f"{worker.worker_id} no longer knows its part")
+        patience = self.config.reconcile_grace_s + heartbeat.loop_age_s
         for entry in found.unstarted:
             tracked = self._tracked(entry)
-            lost_start = tracked is not None and tracked.started_at is not None
-            if lost_start and self._now - tracked.started_at > self.config.reconcile_grace_s + heartbeat.loop_age_s:
+            if tracked is not None and tracked.started_at is not None and self._now - tracked.started_at > patience:
                 self._send(worker.worker_id, Start(entry.leg, tracked.output[-1]))
 
     def _worker_lost(self, event: WorkerLost) -> None:
-        worker = self.view.workers.get(event.worker_id)
-        if worker is None or worker.incarnation != event.incarnation:
+        worker = self.workers.current(event.worker_id, event.incarnation)
+        if worker is None:
             return
         worker.ready = False
         self.counters.worker_losses += 1
-        why = f"{event.worker_id} was lost"
         lost = self._legs.of_worker(event.worker_id, event.incarnation)
         affected = [t for entry in lost if (t := self._tracked(entry)) is not None]
         affected += [
@@ -372,42 +362,15 @@ class CentralScheduler:
             if entry.is_open:
                 self._close_leg(entry)
         for tracked in affected:
-            self._retry(tracked, why)
+            self._retry(tracked, f"{event.worker_id} was lost")
 
     @staticmethod
     def _waits_for_prefiller(tracked: TrackedRequest, worker_id: str) -> bool:
         return tracked.state is RequestState.RESERVING and tracked.decision.chosen.prefill_worker == worker_id
 
     def _await_heartbeat(self, worker: WorkerView) -> None:
-        when = self._heard_at[worker.worker_id] + self.config.heartbeat_timeout_s
+        when = self.workers.heard_at(worker) + self.config.heartbeat_timeout_s
         self._deadlines.add(when, Wait.HEARTBEAT, worker_id=worker.worker_id, incarnation=worker.incarnation)
-
-    # ---- deadlines
-
-    def _expired(self, deadline: Deadline) -> None:
-        """A wait has ended. Most were answered long ago; then nothing happens."""
-        leg = deadline.leg
-        tracked = self._requests.get(leg.request_id) if leg is not None else None
-        current = tracked is not None and tracked.leg == leg
-        worker = self.view.workers.get(deadline.worker_id)
-        if worker is not None and worker.incarnation != deadline.incarnation:
-            worker = None
-        match deadline.wait:
-            case Wait.PLAN if current and tracked.state is RequestState.QUEUED:
-                self._finish(
-                    tracked, FinishReason.ERROR, tracked.last_error or "no worker was ready to take the request"
-                )
-            case Wait.RESERVE if current and tracked.state is RequestState.RESERVING:
-                worker_id = tracked.decision.chosen.decode_worker
-                self._retry(tracked, f"{worker_id} had no blocks to reserve in time", avoid=worker_id)
-            case Wait.ABORT if worker is not None and leg is not None:
-                if self._legs.get(worker.worker_id, worker.incarnation, leg) is not None:
-                    self._give_up(worker, "it did not end an aborted request in time")
-            case Wait.HEARTBEAT if worker is not None and worker.ready:
-                if self._now - self._heard_at[worker.worker_id] >= self.config.heartbeat_timeout_s:
-                    self._give_up(worker, "it has been silent for too long")
-                else:
-                    self._await_heartbeat(worker)
 
     def _give_up(self, worker: WorkerView, why: str) -> None:
         """Asks for a restart, once; WorkerLost follows when the process is gone."""
@@ -415,10 +378,39 @@ class CentralScheduler:
             worker.ready = False
             self._commands.append(RestartWorker(worker.worker_id, worker.incarnation, why))
 
+    # ---- deadlines
+
+    def _expired(self, deadline: Deadline) -> None:
+        """A wait has ended. Most were answered long ago; then nothing happens."""
+        if deadline.wait in (Wait.PLAN, Wait.RESERVE):
+            tracked = self._requests.get(deadline.leg.request_id) if deadline.leg is not None else None
+            if tracked is not None and tracked.leg == deadline.leg:
+                self._request_waited(tracked, deadline.wait)
+        else:
+            worker = self.workers.current(deadline.worker_id, deadline.incarnation)
+            if worker is not None:
+                self._worker_waited(worker, deadline)
+
+    def _request_waited(self, tracked: TrackedRequest, wait: Wait) -> None:
+        if wait is Wait.PLAN and tracked.state is RequestState.QUEUED:
+            self._finish(tracked, FinishReason.ERROR, tracked.last_error or "no worker was ready to take the request")
+        elif wait is Wait.RESERVE and tracked.state is RequestState.RESERVING:
+            worker_id = tracked.decision.chosen.decode_worker
+            self._retry(tracked, f"{worker_id} had no blocks to reserve in time", avoid=worker_id)
+
+    def _worker_waited(self, worker: WorkerView, deadline: Deadline) -> None:
+        if deadline.wait is Wait.ABORT and deadline.leg is not None:
+            if self._legs.get(worker.worker_id, worker.incarnation, deadline.leg) is not None:
+                self._give_up(worker, "it did not end an aborted request in time")
+        elif worker.ready and self._now - self.workers.heard_at(worker) >= self.config.heartbeat_timeout_s:
+            self._give_up(worker, "it has been silent for too long")
+        elif worker.ready:
+            self._await_heartbeat(worker)
+
     # ---- small things
 
     def _send(self, worker_id: str, message: RunLocal | Reserve | Prefill | Start) -> None:
-        self._commands.append(Send(worker_id, self.view.workers[worker_id].incarnation, message))
+        self._commands.append(Send(worker_id, self.workers[worker_id].incarnation, message))
 
     def _count_attempt(self, tracked: TrackedRequest, strategy: Strategy) -> None:
         path = tracked.decision.chosen.path

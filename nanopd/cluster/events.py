@@ -19,7 +19,8 @@ class RequestArrived:
 
 @dataclass(frozen=True, slots=True)
 class RequestAborted:
-    """The client went away, or a stop string was found in its text (``reason`` STOP), or it cannot be served any more (ERROR). Unknown ids are ignored."""
+    """The client went away, or a stop string was found in its text (``reason`` STOP),
+    or it cannot be served any more (ERROR). Unknown ids are ignored."""
 
     request_id: str
     reason: FinishReason = FinishReason.ABORT

@@ -125,15 +125,21 @@ class FakeWorker:
                 self.waiting.popleft()
                 continue
             needed = entry.num_prompt_blocks
-            if needed > len(self.free):
+            if needed > self.cluster.num_blocks:
+                self.waiting.popleft()
+                self.end(entry, FinishReason.ERROR, f"{needed} blocks are more than the pool has")
+            elif needed > len(self.free):
                 return
-            self.waiting.popleft()
-            entry.blocks = [self.free.pop() for _ in range(needed)]
-            for block in entry.blocks:
-                assert block not in self.owner, "a block has two owners"
-                self.owner[block] = entry.leg
-            if isinstance(entry.message, Reserve):
-                self.say(Reserved(entry.leg, tuple(entry.blocks), 0))
+            else:
+                self.give_blocks(self.waiting.popleft(), needed)
+
+    def give_blocks(self, entry: FakeLeg, needed: int) -> None:
+        entry.blocks = [self.free.pop() for _ in range(needed)]
+        for block in entry.blocks:
+            assert block not in self.owner, "a block has two owners"
+            self.owner[block] = entry.leg
+        if isinstance(entry.message, Reserve):
+            self.say(Reserved(entry.leg, tuple(entry.blocks), 0))
 
     def end(self, entry: FakeLeg, reason: FinishReason | None, error: str | None = None) -> None:
         for block in entry.blocks:

@@ -81,6 +81,7 @@ class ScriptedWorkers:
             self.wrap_sender(endpoint.sender(pool)),
             clock,
             block_size=BLOCK_SIZE,
+            push_timeout_s=options.push_timeout_s,
             checksum=checksum if self.verify else None,
         )
         handle = asdict(endpoint.export(pool))

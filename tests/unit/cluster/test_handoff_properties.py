@@ -58,14 +58,17 @@ class Handoffs(RuleBasedStateMachine):
         for _ in range(count):
             self.cluster.workers[self.pick(worker)].work()
 
-    @rule(rounds=st.integers(1, 5))
-    def go_on(self, rounds: int) -> None:
-        """Without faults for a while, so that the rules around it strike in deep states too."""
+    @rule(rounds=st.integers(1, 5), random=st.randoms(use_true_random=False))
+    def go_on(self, rounds: int, random) -> None:
+        """Without faults for a while, in any order, so that the rules around it strike in deep states too."""
         for _ in range(rounds):
-            for worker_id, worker in self.cluster.workers.items():
-                self.cluster.deliver_to_worker(worker_id)
-                worker.work()
-                self.cluster.deliver_from_worker(worker_id)
+            actions = [
+                self.cluster.deliver_to_worker,
+                self.cluster.deliver_from_worker,
+                lambda w: self.cluster.workers[w].work(),
+            ]
+            for action, worker_id in random.sample([(a, w) for a in actions for w in self.cluster.workers], k=15):
+                action(worker_id)
 
     @rule(worker=st.integers(0, 4))
     def heartbeat(self, worker: int) -> None:
