@@ -1,0 +1,18 @@
+"""Which tokens of which sequences the next step computes: continuous batching, chunked prefill, preemption."""
+
+from nanopd.scheduler.outcome import ComputedRange, EndedSeq, Outcomes, Reservation, SeqOutput
+from nanopd.scheduler.scheduler import Scheduler
+from nanopd.scheduler.sequence import LegKind
+from nanopd.scheduler.uniform import stream_key, uniform
+
+__all__ = [
+    "ComputedRange",
+    "EndedSeq",
+    "LegKind",
+    "Outcomes",
+    "Reservation",
+    "Scheduler",
+    "SeqOutput",
+    "stream_key",
+    "uniform",
+]
