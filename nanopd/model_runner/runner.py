@@ -1,0 +1,130 @@
+"""The executor on a real device: block copies, forward pass, sampling, log-probabilities."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from nanopd.attention import make_backend
+from nanopd.batch import Batch
+from nanopd.config import EngineConfig, ModelConfig
+from nanopd.errors import ConfigError
+from nanopd.kv_cache import KvCache, size_pool
+from nanopd.kv_cache.store import pool_bytes
+from nanopd.layers.rotary import cos_sin_table
+from nanopd.model_runner.device import DTYPES, resolve_device, resolve_dtype, set_cpu_threads
+from nanopd.model_runner.handle import FailedStep, FinishedStep, RunningStep, StepOutputs
+from nanopd.model_runner.logprobs import logprob_rows, prompt_logprobs, rows_with_logprobs
+from nanopd.model_runner.prepare import StepTensors, prepare
+from nanopd.model_runner.sampling import sample_rows
+from nanopd.models.decoder import Decoder
+from nanopd.weights import load_config, resolve_model
+from nanopd.weights.loader import load_weights
+
+AllocateKv = Callable[[int], torch.Tensor]  # bytes wanted -> zeroed uint8 buffer
+
+
+class ModelRunner:
+    """Implements ``engine.Executor``. Steps run in the order of submission; use it from one thread."""
+
+    def __init__(self, decoder: Decoder, kv_cache: KvCache, max_model_len: int, dtype: str) -> None:
+        self.model_config: ModelConfig = decoder.config
+        self.kv_cache = kv_cache
+        self.max_model_len = max_model_len
+        self.device = kv_cache.pool.device
+        self.dtype = dtype
+        self._decoder = decoder
+        self._previous_ids_R: torch.Tensor | None = None  # sampled by the step before, on the device
+
+    @classmethod
+    def load(cls, config: EngineConfig, *, num_workers_on_device: int = 1, allocate_kv: AllocateKv | None = None) -> "ModelRunner":
+        """Loads weights, sizes and allocates the KV pool.
+
+        ``allocate_kv``: provides the pool's memory (shared memory that peers write into). Raises UnknownModelError and ConfigError.
+        """
+        source = resolve_model(config.model)
+        model = load_config(source)
+        device = resolve_device(config.device)
+        dtype = resolve_dtype(config.dtype, device)
+        if device.type == "cpu":
+            set_cpu_threads(config, num_workers_on_device)
+        tensors = load_weights(source, model, DTYPES[dtype], device, config.load_format)
+        limit = _context_limit(config, model)
+        num_blocks = size_pool(
+            model,
+            config.cache,
+            dtype,
+            device,
+            num_workers_on_device=num_workers_on_device,
+            max_useful_tokens=config.scheduler.max_num_seqs * limit,
+        )
+        max_model_len = _bounded_by_pool(config, limit, num_blocks * config.cache.block_size)
+        storage = allocate_kv(pool_bytes(model, num_blocks, config.cache.block_size, dtype)) if allocate_kv else None
+        kv_cache = KvCache.allocate(model, num_blocks, config.cache.block_size, DTYPES[dtype], device, storage)
+        attention = make_backend(config.attention_backend, model, device, DTYPES[dtype])
+        decoder = Decoder(model, tensors, cos_sin_table(model, max_model_len, device), attention)
+        return cls(decoder, kv_cache, max_model_len, dtype)
+
+    @torch.inference_mode()
+    def submit(self, batch: Batch) -> FinishedStep | RunningStep | FailedStep:
+        """Runs (CPU) or queues (CUDA) a step."""
+        try:
+            if self.device.type == "cuda":
+                return self._submit_cuda(batch)
+            started = time.perf_counter()
+            return FinishedStep(self._step(batch), started)
+        except Exception as error:  # belongs to whoever asks for the result
+            return FailedStep(error)
+
+    def _submit_cuda(self, batch: Batch) -> RunningStep:
+        started, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        with torch.cuda.device(self.device):
+            started.record()
+            outputs = self._step(batch)
+            host_ids = torch.empty(outputs.token_ids_R.shape, dtype=torch.int64, pin_memory=True)
+            outputs.token_ids_R = host_ids.copy_(outputs.token_ids_R, non_blocking=True)
+            ended.record()
+        return RunningStep(outputs, started, ended)
+
+    def _step(self, batch: Batch) -> StepOutputs:
+        self.kv_cache.copy_blocks(batch.block_copies)
+        step = prepare(batch, self.kv_cache.block_size, self.device)
+        hidden_TE = self._decoder.forward(self._input_ids(step), step.attention, self.kv_cache)
+        outputs = self._sample(batch, hidden_TE, step)
+        outputs.prompt_logprobs = prompt_logprobs(batch, hidden_TE, self._decoder)
+        return outputs
+
+    def _input_ids(self, step: StepTensors) -> torch.Tensor:
+        if step.previous_rows_T is None:
+            return step.token_ids_T
+        assert self._previous_ids_R is not None, "previous_row refers to a step that sampled nothing"
+        sampled = self._previous_ids_R[step.previous_rows_T.clamp(min=0)]
+        return torch.where(step.previous_rows_T >= 0, sampled, step.token_ids_T)
+
+    def _sample(self, batch: Batch, hidden_TE: torch.Tensor, step: StepTensors) -> StepOutputs:
+        specs = [s.sample for s in batch.slices if s.sample is not None]
+        if not specs:
+            self._previous_ids_R = None
+            return StepOutputs(torch.empty(0, dtype=torch.int64))
+        logits_RV = self._decoder.logits(hidden_TE.index_select(0, step.sample_rows_R))
+        rows = rows_with_logprobs(specs)
+        raw_NV = logits_RV[rows] if rows else None  # a copy: sampling adjusts logits in place
+        token_ids_R = self._previous_ids_R = sample_rows(logits_RV, specs)
+        outputs = StepOutputs(token_ids_R)
+        if raw_NV is not None:
+            num_top = tuple(specs[row].params.logprobs or 0 for row in rows)
+            outputs.logprob_row_ids, outputs.logprobs = rows, logprob_rows(raw_NV, token_ids_R[rows], num_top)
+        return outputs
+
+
+def _context_limit(config: EngineConfig, model: ModelConfig) -> int:
+    limit = config.max_model_len or model.max_position
+    if limit > model.max_position:
+        raise ConfigError(f"max_model_len must be at most the model's {model.max_position}, got {limit}")
+    return limit
+
+
+def _bounded_by_pool(config: EngineConfig, limit: int, pool_tokens: int) -> int:
+    if config.max_model_len is not None and pool_tokens < limit:
+        raise ConfigError(f"max_model_len must fit the KV pool of {pool_tokens} tokens, got {limit}")
+    return min(limit, pool_tokens)

@@ -1,0 +1,97 @@
+"""The decoder of the Llama, Qwen2 and Qwen3 families: pre-norm, rotary attention with grouped queries, SwiGLU; differences are flags of ModelConfig.
+
+Weights are plain tensors and a layer is a function: the hot path has no module machinery, no host synchronisation and only shapes fixed by its
+inputs, so that a CUDA graph can capture it.
+
+Shape legend: T tokens in the step, E hidden size, V vocabulary, R rows to be sampled.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from nanopd.attention.backend import AttentionBackend, AttentionBatch, HeadNorms
+from nanopd.config import ModelConfig
+from nanopd.kv_cache import KvCache
+from nanopd.layers.activation import silu_mul
+from nanopd.layers.embedding import embed
+from nanopd.layers.linear import linear
+from nanopd.layers.norm import add_rms_norm_, rms_norm
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One layer. Biases and head norms are None where the model has none."""
+
+    input_norm: torch.Tensor
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    head_norms: HeadNorms | None
+    o: torch.Tensor
+    o_bias: torch.Tensor | None
+    mlp_norm: torch.Tensor
+    gate_up: torch.Tensor
+    gate_up_bias: torch.Tensor | None
+    down: torch.Tensor
+    down_bias: torch.Tensor | None
+
+
+class Decoder:
+    """Token ids in, normalised hidden states and logits out."""
+
+    def __init__(
+        self, config: ModelConfig, tensors: dict[str, torch.Tensor], cos_sin_PD: torch.Tensor, attention: AttentionBackend
+    ) -> None:
+        """``tensors``: by the names of ``weights.parameters``."""
+        self.config = config
+        self.attention = attention
+        self.cos_sin_PD = cos_sin_PD
+        self.embedding = tensors["embed.weight"]
+        self.lm_head = tensors.get("lm_head.weight", self.embedding)
+        self.final_norm = tensors["final_norm.weight"]
+        self.layers = tuple(_layer_weights(config, tensors, index) for index in range(config.num_layers))
+
+    def forward(self, token_ids_T: torch.Tensor, batch: AttentionBatch, kv: KvCache) -> torch.Tensor:
+        """Stores the tokens' KV and returns their hidden states after the final norm, [T, E]."""
+        eps = self.config.rms_norm_eps
+        residual = embed(token_ids_T, self.embedding)
+        x = rms_norm(residual, self.layers[0].input_norm, eps)
+        for index, layer in enumerate(self.layers):
+            x = self._attention(layer, x, kv.layer(index), batch)
+            x = add_rms_norm_(x, residual, layer.mlp_norm, eps)
+            x = linear(silu_mul(linear(x, layer.gate_up, layer.gate_up_bias)), layer.down, layer.down_bias)
+            last = index + 1 == len(self.layers)
+            x = add_rms_norm_(x, residual, self.final_norm if last else self.layers[index + 1].input_norm, eps)
+        return x
+
+    def logits(self, hidden_RE: torch.Tensor) -> torch.Tensor:
+        """[R, V] in the model's dtype."""
+        return linear(hidden_RE, self.lm_head)
+
+    def _attention(self, layer: LayerWeights, x_TE: torch.Tensor, kv_layer: torch.Tensor, batch: AttentionBatch) -> torch.Tensor:
+        qkv = linear(x_TE, layer.qkv, layer.qkv_bias)
+        q_THD = self.attention.store(qkv, self.cos_sin_PD, layer.head_norms, kv_layer, batch)
+        out_THD = self.attention.attend(q_THD, kv_layer, batch)
+        return linear(out_THD.reshape(x_TE.shape[0], -1), layer.o, layer.o_bias)
+
+
+def _layer_weights(config: ModelConfig, tensors: dict[str, torch.Tensor], index: int) -> LayerWeights:
+    def weight(name: str) -> torch.Tensor:
+        return tensors[f"layers.{index}.{name}"]
+
+    norms = None
+    if config.has_qk_norm:
+        norms = HeadNorms(weight("q_norm.weight"), weight("k_norm.weight"), config.rms_norm_eps)
+    return LayerWeights(
+        input_norm=weight("input_norm.weight"),
+        qkv=weight("qkv.weight"),
+        qkv_bias=weight("qkv.bias") if config.has_attention_bias else None,
+        head_norms=norms,
+        o=weight("o.weight"),
+        o_bias=weight("o.bias") if config.has_output_bias else None,
+        mlp_norm=weight("mlp_norm.weight"),
+        gate_up=weight("gate_up.weight"),
+        gate_up_bias=weight("gate_up.bias") if config.has_mlp_bias else None,
+        down=weight("down.weight"),
+        down_bias=weight("down.bias") if config.has_mlp_bias else None,
+    )
