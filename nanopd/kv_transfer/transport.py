@@ -36,13 +36,17 @@ class PushResult:
     push_id: str
     num_bytes: int
     transfer_ms: float
-    error: str | None = None  # set: the destination blocks hold garbage, the push must be repeated or the request re-planned
+    error: str | None = (
+        None  # set: the destination blocks hold garbage, the push must be repeated or the request re-planned
+    )
 
 
 class KvSender(Protocol):
     """The sending half, in the prefill worker."""
 
-    def push(self, push_id: str, destination: PoolHandle, source_ids: Sequence[int], destination_ids: Sequence[int]) -> None:
+    def push(
+        self, push_id: str, destination: PoolHandle, source_ids: Sequence[int], destination_ids: Sequence[int]
+    ) -> None:
         """Starts copying whole blocks; may return before the copy is done. Raises TransferError if the destination cannot be reached."""
         ...
 
