@@ -1,0 +1,84 @@
+// RMSNorm of each row, optionally after adding the row to the residual stream.
+//
+// Macros: SCALAR (__nv_bfloat16 | __half), THREADS, VECS (16-byte vectors a thread), ADD_RESIDUAL (0 | 1).
+// One CTA a row; a thread keeps its VECS x 8 elements in registers between the sum of squares and the scaling, so every
+// byte moves once. THREADS * VECS * 8 >= H.
+#include <nanopd/math.cuh>
+#include <nanopd/pdl.cuh>
+#include <nanopd/scalar.cuh>
+
+using namespace nanopd;
+
+constexpr int kThreads = THREADS;
+constexpr int kWarps = kThreads / 32;
+constexpr int kVecs = VECS;
+static_assert(kThreads % 32 == 0 && kThreads <= 1024);
+
+// The sum over the CTA, in every thread, always added in the same order.
+__device__ __forceinline__ float cta_sum(float value) {
+    __shared__ float warp_sums[kWarps];
+    value = lane_group_sum<32>(value);
+    if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
+    __syncthreads();
+    return lane_group_sum<32>(threadIdx.x % 32 < kWarps ? warp_sums[threadIdx.x % 32] : 0.f);
+}
+
+// x [T, H], rows x_stride apart; residual [T, H], rows residual_stride apart, updated in place; weight [H];
+// out [T, H] contiguous, may be x. H and the strides are multiples of 8.
+extern "C" __global__ void __launch_bounds__(kThreads)
+    rms_norm_kernel(const SCALAR* x, SCALAR* residual, const SCALAR* __restrict__ weight, SCALAR* out, int hidden,
+                    long long x_stride, long long residual_stride, float eps) {
+    const long long row = blockIdx.x;
+    x += row * x_stride;
+    residual += row * residual_stride;
+    out += row * hidden;
+    // The successor may start before the wait: all it can do until this kernel ends is to fetch its own weights.
+    let_successor_start();
+    uint4 scale[kVecs], in[kVecs], carried[kVecs];
+#pragma unroll
+    for (int v = 0; v < kVecs; ++v) {
+        const int i = (v * kThreads + threadIdx.x) * 8;
+        if (i < hidden) scale[v] = *reinterpret_cast<const uint4*>(weight + i);
+    }
+    wait_for_predecessor();
+#pragma unroll
+    for (int v = 0; v < kVecs; ++v) {
+        const int i = (v * kThreads + threadIdx.x) * 8;
+        if (i >= hidden) continue;
+        in[v] = *reinterpret_cast<const uint4*>(x + i);
+        if constexpr (ADD_RESIDUAL) carried[v] = *reinterpret_cast<const uint4*>(residual + i);
+    }
+
+    float values[kVecs][8];
+    float squares = 0.f;
+#pragma unroll
+    for (int v = 0; v < kVecs; ++v) {
+        const int i = (v * kThreads + threadIdx.x) * 8;
+        if (i >= hidden) continue;
+        unpack8<SCALAR>(in[v], values[v]);
+        if constexpr (ADD_RESIDUAL) {
+            float stream[8];
+            unpack8<SCALAR>(carried[v], stream);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) values[v][j] += stream[j];
+            // The norm sees the residual as stored, rounded, as if the addition were a kernel of its own.
+            const uint4 rounded = pack8<SCALAR>(values[v]);
+            *reinterpret_cast<uint4*>(residual + i) = rounded;
+            unpack8<SCALAR>(rounded, values[v]);
+        }
+#pragma unroll
+        for (int j = 0; j < 8; ++j) squares = fmaf(values[v][j], values[v][j], squares);
+    }
+
+    const float inverse = rsqrtf(cta_sum(squares) / hidden + eps);
+#pragma unroll
+    for (int v = 0; v < kVecs; ++v) {
+        const int i = (v * kThreads + threadIdx.x) * 8;
+        if (i >= hidden) continue;
+        float weights[8];
+        unpack8<SCALAR>(scale[v], weights);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) values[v][j] *= inverse * weights[j];
+        *reinterpret_cast<uint4*>(out + i) = pack8<SCALAR>(values[v]);
+    }
+}

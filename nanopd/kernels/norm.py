@@ -1,0 +1,113 @@
+"""RMSNorm, and the residual addition before it in the same pass."""
+
+from functools import cache
+
+import torch
+
+from nanopd.kernels import jit
+from nanopd.kernels.checks import SCALAR_NAMES, check_like, check_rows, check_shape, scalar_name
+from nanopd.kernels.nvrtc import KernelSpec, spec
+
+MAX_HIDDEN = 16384
+_MAX_THREADS = 1024
+# (most elements in a row, threads, 16-byte vectors a thread). One vector a thread while a CTA has the threads: at few
+# tokens the kernel is one round trip to memory, and at many the rows of several CTAs overlap on an SM.
+_SHAPES = ((1024, 128, 1), (2048, 256, 1), (4096, 512, 1), (8192, 1024, 1), (MAX_HIDDEN, 1024, 2))
+
+
+def _spec(scalar: str, threads: int, vecs: int, add_residual: bool) -> KernelSpec:
+    return spec("norm.cu", "rms_norm_kernel", SCALAR=scalar, THREADS=threads, VECS=vecs, ADD_RESIDUAL=add_residual)
+
+
+CONFIGS: tuple[KernelSpec, ...] = tuple(
+    _spec(scalar, threads, vecs, add)
+    for scalar in SCALAR_NAMES.values()
+    for _, threads, vecs in _SHAPES
+    for add in (False, True)
+)
+
+
+@cache
+def _kernel(
+    scalar: str, hidden: int, add_residual: bool, device: torch.device, shape: tuple[int, int] | None
+) -> tuple[jit.Kernel, int]:
+    threads, vecs = shape or next((threads, vecs) for most, threads, vecs in _SHAPES if hidden <= most)
+    return jit.load_spec(_spec(scalar, threads, vecs, add_residual), device), threads
+
+
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    out: torch.Tensor | None = None,
+    *,
+    pdl: bool = False,
+    shape: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """out = x / sqrt(mean(x^2) + eps) * weight, in float32, rounded once.
+
+    x [T, H] bf16 or fp16, rows may lie apart; weight [H]; H a multiple of 8 up to 16384; ``out`` [T, H] contiguous, may
+    be x. ``shape``: (threads, vectors a thread) for measurements. Returns ``out``.
+    """
+    return _launch(x, None, weight, eps, out, pdl, shape)
+
+
+def add_rms_norm(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    out: torch.Tensor | None = None,
+    *,
+    pdl: bool = False,
+    shape: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """residual += x in place, then ``rms_norm`` of the residual as rounded. residual [T, H], rows may lie apart."""
+    check_shape(residual, tuple(x.shape), "residual")
+    check_like(residual, x, "residual")
+    check_rows(residual, "residual")
+    return _launch(x, residual, weight, eps, out, pdl, shape)
+
+
+def _launch(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+    out: torch.Tensor | None,
+    pdl: bool,
+    shape: tuple[int, int] | None,
+) -> torch.Tensor:
+    scalar = scalar_name(x, "x")
+    check_shape(x, (None, None), "x")
+    check_rows(x, "x")
+    num_tokens, hidden = x.shape
+    if hidden % 8 or not 0 < hidden <= MAX_HIDDEN:
+        raise ValueError(f"the row length must be a multiple of 8 up to {MAX_HIDDEN}, got {hidden}")
+    check_shape(weight, (hidden,), "weight")
+    check_like(weight, x, "weight")
+    if out is None:
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    check_shape(out, (num_tokens, hidden), "out")
+    check_like(out, x, "out")
+    if not out.is_contiguous():
+        raise ValueError(f"out must be contiguous, got strides {out.stride()}")
+    if num_tokens == 0:
+        return out
+    kernel, threads = _kernel(scalar, hidden, residual is not None, x.device, shape)
+    kernel.launch(
+        grid=(num_tokens, 1, 1),
+        block=(threads, 1, 1),
+        args=(
+            x,
+            residual,
+            weight,
+            out,
+            jit.i32(hidden),
+            jit.i64(x.stride(0)),
+            jit.i64(residual.stride(0) if residual is not None else 0),
+            jit.f32(eps),
+        ),
+        pdl=pdl,
+    )
+    return out
