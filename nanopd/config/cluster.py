@@ -83,6 +83,7 @@ class ClusterConfig:
         2.0  # how long a leg may be missing from its worker's heartbeats before it counts as lost (its lease)
     )
     queue_timeout_s: float = 300.0  # a request no worker can take
+    push_timeout_s: float = 30.0  # a KV push without progress; then it is cancelled and the request planned anew
     abort_timeout_s: float = 30.0  # a worker's answer to Abort; then it counts as lost and is restarted
     heartbeat_interval_s: float = 0.5
     heartbeat_timeout_s: float = 60.0  # silence after which a worker counts as lost (its exit is noticed at once)

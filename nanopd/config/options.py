@@ -9,6 +9,9 @@ from nanopd.config.engine import CacheConfig, EngineConfig, SchedulerConfig
 from nanopd.errors import ConfigError
 from nanopd.request import Strategy
 
+_KINDS = (CacheConfig, SchedulerConfig, EngineConfig, ClusterConfig)
+_NOT_FLAT = ("cache", "scheduler", "topology", "strategy")  # made of others, or written in another way
+
 
 def build_configs(options: Mapping[str, Any]) -> tuple[EngineConfig, ClusterConfig]:
     """Configs with ``options`` set by field name, and ``workers`` written as ``1C+1P+1D``.
@@ -16,29 +19,26 @@ def build_configs(options: Mapping[str, Any]) -> tuple[EngineConfig, ClusterConf
     Raises ConfigError for unknown names (listing the valid ones) and for values that cannot be used.
     """
     given = dict(options)
-    if "workers" in given:
-        given["topology"] = Topology.parse(str(given.pop("workers")))
-    if "strategy" in given:
-        given["strategy"] = _strategy(given["strategy"])
-    parts = {kind: _take(given, kind) for kind in (CacheConfig, SchedulerConfig, EngineConfig, ClusterConfig)}
+    workers, strategy = given.pop("workers", None), given.pop("strategy", None)
+    cache, scheduler, engine, cluster = (_take(given, kind) for kind in _KINDS)
     if given:
         raise ConfigError(f"unknown option {', '.join(sorted(given))}; valid options are {', '.join(option_names())}")
-    engine = EngineConfig(
-        cache=CacheConfig(**parts[CacheConfig]),
-        scheduler=SchedulerConfig(**parts[SchedulerConfig]),
-        **parts[EngineConfig],
+    if workers is not None:
+        cluster["topology"] = Topology.parse(str(workers))
+    if strategy is not None:
+        cluster["strategy"] = _strategy(strategy)
+    return EngineConfig(cache=CacheConfig(**cache), scheduler=SchedulerConfig(**scheduler), **engine), ClusterConfig(
+        **cluster
     )
-    return engine, ClusterConfig(**parts[ClusterConfig])
 
 
 def option_names() -> tuple[str, ...]:
     """Every name ``build_configs`` takes."""
-    names = {name for kind in (CacheConfig, SchedulerConfig, EngineConfig, ClusterConfig) for name in _names(kind)}
-    return tuple(sorted((names - {"topology"}) | {"workers"}))
+    return tuple(sorted({"workers", "strategy", *(name for kind in _KINDS for name in _names(kind))}))
 
 
 def _names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind) if field.name not in ("cache", "scheduler")]
+    return [field.name for field in fields(kind) if field.name not in _NOT_FLAT]
 
 
 def _take(given: dict[str, Any], kind: type) -> dict[str, Any]:

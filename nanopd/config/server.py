@@ -14,3 +14,4 @@ class ServerConfig:
     max_body_bytes: int = 8 << 20
     max_n: int = 16  # completions per prompt
     max_prompts: int = 256  # prompts in one /v1/completions call
+    drain_timeout_s: int = 30  # how long requests under way may go on after SIGTERM

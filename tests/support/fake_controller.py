@@ -29,34 +29,32 @@ class FakeStream:
 
     async def __aiter__(self) -> AsyncIterator[TokenDelta]:
         request, controller = self.request, self._controller
-        try:
-            for index, token_id in enumerate(controller.script(request)):
-                while controller.is_held and request.request_id not in controller.aborted:
-                    await asyncio.sleep(0.001)
-                await asyncio.sleep(0)
-                if request.request_id in controller.aborted:
-                    break
-                if index == controller.fails_at:
-                    self._end(FinishReason.ERROR, index, "the decode worker was lost 4 times")
-                    return
-                delta = self._delta(index, token_id)
-                for hook in controller.on_tokens:
-                    hook(EmitTokens(request.request_id, delta))
-                yield delta
-                if token_id in request.stop_ids:
-                    self._end(FinishReason.STOP, index + 1)
-                    return
-                if index + 1 == request.sampling.max_tokens:
-                    self._end(FinishReason.LENGTH, index + 1)
-                    return
-            self._end(controller.aborted.get(request.request_id, FinishReason.LENGTH), 0)
-        finally:
-            controller.live.pop(request.request_id, None)
+        for index, token_id in enumerate(controller.script(request)):
+            while controller.is_held and request.request_id not in controller.aborted:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+            if request.request_id in controller.aborted:
+                self._end(controller.aborted[request.request_id], index)
+                return
+            if index == controller.fails_at:
+                self._end(FinishReason.ERROR, index, "the decode worker was lost 4 times")
+                return
+            delta = self._delta(index, token_id)
+            for hook in controller.on_tokens:
+                hook(EmitTokens(request.request_id, delta))
+            yield delta
+            if token_id in request.stop_ids:
+                break
+            if index + 1 == request.sampling.max_tokens:
+                self._end(FinishReason.LENGTH, index + 1)
+                return
+        self._end(controller.aborted.get(request.request_id, FinishReason.STOP), index + 1)
 
     def _end(self, reason: FinishReason, num_tokens: int, error: str | None = None) -> None:
         report = RequestReport(
             DECISION, len(self.request.prompt_token_ids), num_tokens, 1, 0.5, 1.0, 0.1, transfer_bytes=64, transport="x"
         )
+        self._controller.live.pop(self.request.request_id, None)
         self.finish = FinishRequest(self.request.request_id, reason, report, error)
         for hook in self._controller.on_finish:
             hook(self.finish, self.request)
