@@ -140,10 +140,8 @@ def compare(flash):
     return rows
 
 
-SWEEP = (
-    DecodeConfig(16, 4, 6), DecodeConfig(16, 4, 4), DecodeConfig(32, 4, 3), DecodeConfig(16, 8, 3),
-    DecodeConfig(16, 4, 3, 2), DecodeConfig(16, 2, 6, 2), DecodeConfig(16, 8, 3, 1, 8), DecodeConfig(16, 4, 6, 1, 1),
-    DecodeConfig(16, 4, 6, 1, 8), DecodeConfig(16, 4, 2, 3), DecodeConfig(16, 8, 2, 1),
+SWEEP = tuple(DecodeConfig(32, 4, 3, min_tiles=n) for n in (1, 2, 4, 8)) + (
+    DecodeConfig(16, 4, 6), DecodeConfig(16, 8, 3), DecodeConfig(32, 6, 2), DecodeConfig(32, 4, 2),
 )  # fmt: skip
 
 

@@ -53,6 +53,12 @@ def num_sms(device_index: int) -> int:
 
 
 @cache
+def supports_pdl(device: torch.device) -> bool:
+    """Whether launches may ask for programmatic dependent launch."""
+    return torch.cuda.get_device_capability(device)[0] >= 9
+
+
+@cache
 def max_shared_bytes(device_index: int) -> int:
     """Dynamic shared memory a CTA may ask for."""
     return driver().max_shared_bytes(device_index)

@@ -43,10 +43,12 @@ class DecodeConfig:
 
 
 def choose_config(head_dim: int, shared_bytes: int) -> DecodeConfig:
-    """The measured best shape, with as many stages as ``shared_bytes`` (a CTA's limit) hold. Stages of 8 KiB."""
-    tile_keys = {64: 32, 128: 16, 256: 16}[head_dim]
-    stage = DecodeConfig(tile_keys, 4, 1).ring_bytes(head_dim)
-    return DecodeConfig(tile_keys, 4, min((shared_bytes - _STATIC_SHARED_BYTES) // stage, 6))
+    """Four warps, stages of 16 KiB, and as many stages as ``shared_bytes`` (a CTA's limit) hold, three at most."""
+    num_warps, tile_keys = 4, 4096 // head_dim
+    while num_warps * tile_keys * head_dim * 4 + _STATIC_SHARED_BYTES > shared_bytes // 2 and tile_keys > 16:
+        tile_keys //= 2  # two stages at least
+    stage_bytes = DecodeConfig(tile_keys, num_warps, 1).ring_bytes(head_dim)
+    return DecodeConfig(tile_keys, num_warps, max(1, min((shared_bytes - _STATIC_SHARED_BYTES) // stage_bytes, 3)))
 
 
 _HOPPER_SHARED_BYTES = 227 * 1024
@@ -94,6 +96,12 @@ class DecodeWorkspace:
             torch.empty(2 * num_ctas, group, 2, dtype=torch.float32, device=device),
             torch.zeros(num_ctas, dtype=torch.int32, device=device),
         )
+
+
+def _num_ctas(num_items: int, limit: int) -> int:
+    """As many CTAs as fit, or a few less if then equal contexts are cut at their ends only (3 us on an H200)."""
+    aligned = limit // num_items * num_items
+    return aligned if aligned * 16 >= limit * 15 else limit
 
 
 def _index(device: torch.device) -> int:
@@ -156,7 +164,7 @@ def paged_decode(
         return out
     config = config or _default_config(head_dim, _index(q.device))
     workspace = workspace or DecodeWorkspace.allocate(group, head_dim, q.device, config.ctas_per_sm)
-    num_ctas = workspace.arrivals.numel()
+    num_ctas = _num_ctas(num_seqs * num_kv_heads, workspace.arrivals.numel())
     if workspace.partial_state.shape[1] < group or workspace.partial_out.shape[2] < head_dim:
         raise ValueError(f"workspace is for {list(workspace.partial_out.shape[1:])}, got group {group}, dim {head_dim}")
 

@@ -90,6 +90,18 @@ def test_long_context():
     check([32768, 1, 31, 20001], 8, 4, 128, 16)
 
 
+@pytest.mark.parametrize(("num_kv_heads", "group", "head_dim"), [(1, 16, 256), (1, 3, 64), (3, 3, 128), (1, 8, 128)])
+def test_items_shared_by_many_ctas(num_kv_heads, group, head_dim):
+    """Few kv heads, one long context: all CTAs work on the same items, more parts than a warp has lanes."""
+    from nanopd.kernels.paged_decode import DecodeWorkspace
+
+    torch.manual_seed(3)
+    workspace = DecodeWorkspace.allocate(group, head_dim, torch.device(DEVICE))
+    for lengths in ([30000], [9000, 0, 20000, 77]):
+        check(lengths, num_kv_heads, group, head_dim, 16, workspace=workspace)
+    assert not workspace.arrivals.any()
+
+
 def test_all_rows_are_padding():
     from nanopd.kernels.paged_decode import paged_decode
 

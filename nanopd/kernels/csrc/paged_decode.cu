@@ -4,19 +4,14 @@
 // TILE_KEYS (16 | 32), NUM_WARPS, NUM_STAGES.
 //
 // Decode reads every key and value once and does next to nothing with them, so all that counts is to keep many bytes in
-// flight. Each warp owns a ring of NUM_STAGES tiles in shared memory, filled by cp.async, and its own softmax state: in the
-// main loop no warp waits for another. The query heads that share a kv head are the 8 columns of the tensor-core tile:
-//
-//     S^T [keys, heads] = K Q^T         K is the A operand as it lies in memory, 16 keys a step
-//     O^T [dims, heads] = V^T P^T       V^T by transposing ldmatrix; P^T from S^T by transposing 8x8 matrices in registers
-//
-// Both products keep a head in the same lanes, so the running maximum and the rescaling need no exchange between them.
-// The warps of a CTA merge their states at the end of an item; CTAs that share an item leave partial results in global
-// memory, and the last to arrive combines them (decode_schedule.cuh says who computes what).
+// flight. Each warp owns a ring of NUM_STAGES tiles in shared memory, filled by cp.async, and its own softmax state
+// (decode_warp.cuh): in the main loop no warp waits for another. The warps of a CTA merge their states at the end of an item;
+// CTAs that share an item leave partial results in global memory, and the last to finish combines them (decode_schedule.cuh
+// says who computes what).
 #include <nanopd/cp_async.cuh>
 #include <nanopd/decode_schedule.cuh>
+#include <nanopd/decode_warp.cuh>
 #include <nanopd/math.cuh>
-#include <nanopd/mma.cuh>
 #include <nanopd/pdl.cuh>
 #include <nanopd/scalar.cuh>
 
@@ -37,6 +32,7 @@ static_assert(TILE_KEYS % 16 == 0 && 32 % kLookups == 0, "a tile is whole mma st
 static_assert(kHeads * HEAD_DIM * 4 <= kStageBytes, "a warp's output must fit the stage it has just used");
 
 using WorkItem = Item<TILE_KEYS>;
+using Warp = DecodeWarp<SCALAR, HEAD_DIM, HEAD_TILES, TILE_KEYS>;
 
 struct Params {
     const SCALAR* q;          // [B, Hq, D], rows q_row_stride apart
@@ -58,7 +54,8 @@ struct Shared {
     int merge_stage[NUM_WARPS];
     int scan[NUM_WARPS];
     Plan plan;
-    int is_last;
+    WorkItem items[2];  // that this CTA shares with others
+    int is_last[2];
 };
 
 // Walks this warp's tiles ahead of the computation and starts their copies.
@@ -67,6 +64,7 @@ struct Loader {
     int tile, end;     // next of this warp's tiles, and where the CTA's piece ends
     int ids_tile;      // the tile that lane 0's block id belongs to; -1: none looked up
     int block_id;      // of lane / kLookups-th tile from there, its (lane % kLookups)-th 8 keys
+    unsigned long long policy;
 
     __device__ void look_up(const Params& p) {
         ids_tile = tile;
@@ -91,7 +89,6 @@ struct Loader {
         cp_async_commit();
     }
 
-    // 16-byte piece c of row r lies at piece c ^ (r % 8): the eight rows an ldmatrix reads are in different banks.
     __device__ void copy(const Params& p, unsigned stage, int first_key, int first_lookup) {
         constexpr int kPieces = kRowBytes / 16, kSteps = kLookupKeys * kPieces / 32;
         const int lane = threadIdx.x % 32, block_size = 1 << p.block_shift;
@@ -105,127 +102,14 @@ struct Loader {
 #pragma unroll
             for (int step = 0; step < kSteps; ++step) {
                 const int row = (step * 32 + lane) / kPieces, piece = (step * 32 + lane) % kPieces;
-                const unsigned target = stage + (i * kLookupKeys + row) * kRowBytes + ((piece ^ row) << 4);
+                const unsigned target = stage + (i * kLookupKeys + row) * kRowBytes + swizzled_piece(row, piece);
                 const bool valid = key + row < item.context_len;  // past the end zeros: what lies there may be NaN
-                cp_async_16(target, source + step * 256, valid);
-                cp_async_16(target + kTileBytes, source + value_offset + step * 256, valid);
+                cp_async_16(target, source + step * 256, valid, policy);
+                cp_async_16(target + kTileBytes, source + value_offset + step * 256, valid, policy);
             }
         }
     }
 };
-
-// A warp's running softmax over its tiles. Lane 4g + t holds heads 8h + 2t and 8h + 2t + 1.
-struct WarpState {
-    float max[HEAD_TILES][2], sum[HEAD_TILES][2];  // maximum in units of log2; sum over this lane's keys only
-    float out[HEAD_TILES][HEAD_DIM / 16][4];       // [.., dims 16i + g and + 8, the two heads]
-
-    __device__ void reset() {
-#pragma unroll
-        for (int h = 0; h < HEAD_TILES; ++h) {
-#pragma unroll
-            for (int c = 0; c < 2; ++c) max[h][c] = -INFINITY, sum[h][c] = 0.f;
-#pragma unroll
-            for (int i = 0; i < HEAD_DIM / 16; ++i)
-#pragma unroll
-                for (int e = 0; e < 4; ++e) out[h][i][e] = 0.f;
-        }
-    }
-};
-
-using QueryFragments = unsigned[HEAD_TILES][HEAD_DIM / 16][2];
-
-__device__ __forceinline__ void load_query(const Params& p, const WorkItem& item, QueryFragments& q) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int h = 0; h < HEAD_TILES; ++h) {
-        const int head = h * 8 + g;
-        const SCALAR* row = p.q + item.seq * p.q_row_stride + (item.kv_head * p.group + head) * HEAD_DIM + 2 * t;
-#pragma unroll
-        for (int i = 0; i < HEAD_DIM / 16; ++i)
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-                q[h][i][half] = head < p.group ? *reinterpret_cast<const unsigned*>(row + i * 16 + half * 8) : 0u;
-    }
-}
-
-// One tile of K and V against all heads; num_keys of its keys are real.
-__device__ __forceinline__ void attend(WarpState& state, const QueryFragments& q, unsigned stage, int num_keys, float scale_log2) {
-    constexpr int kSteps = TILE_KEYS / 16;
-    const int lane = threadIdx.x % 32, g = lane / 4, swizzle = lane % 8;
-    float scores[kSteps][HEAD_TILES][4] = {}, odd_scores[kSteps][HEAD_TILES][4] = {};  // two shorter chains of mma
-    const unsigned k_row = stage + lane % 16 * kRowBytes;
-#pragma unroll
-    for (int i = 0; i < HEAD_DIM / 16; ++i)
-#pragma unroll
-        for (int s = 0; s < kSteps; ++s) {
-            unsigned k[4];
-            ldmatrix_x4(k, k_row + s * 16 * kRowBytes + ((2 * i + lane / 16) ^ swizzle) * 16);
-#pragma unroll
-            for (int h = 0; h < HEAD_TILES; ++h)
-                mma_m16n8k16<SCALAR>(i % 2 ? odd_scores[s][h] : scores[s][h], k, q[h][i][0], q[h][i][1]);
-        }
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s)
-#pragma unroll
-        for (int h = 0; h < HEAD_TILES; ++h)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) scores[s][h][e] += odd_scores[s][h][e];
-    if (num_keys < TILE_KEYS) {
-#pragma unroll
-        for (int s = 0; s < kSteps; ++s)
-#pragma unroll
-            for (int h = 0; h < HEAD_TILES; ++h)
-#pragma unroll
-                for (int e = 0; e < 4; ++e)
-                    if (s * 16 + g + e / 2 * 8 >= num_keys) scores[s][h][e] = -INFINITY;
-    }
-
-    unsigned probabilities[kSteps][HEAD_TILES][2];
-#pragma unroll
-    for (int h = 0; h < HEAD_TILES; ++h) {
-        float correction[2];
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-            float highest = scores[0][h][c];
-#pragma unroll
-            for (int s = 0; s < kSteps; ++s) highest = fmaxf(highest, fmaxf(scores[s][h][c], scores[s][h][c + 2]));
-            highest = fmaxf(state.max[h][c], max_over_rows(highest) * scale_log2);
-            correction[c] = exp2_approx(state.max[h][c] - highest);
-            state.max[h][c] = highest;
-            state.sum[h][c] *= correction[c];
-        }
-        // Once the maximum has settled nothing needs rescaling, which is most of the time.
-        if (__any_sync(kFullWarp, correction[0] != 1.f || correction[1] != 1.f)) {
-#pragma unroll
-            for (int i = 0; i < HEAD_DIM / 16; ++i)
-#pragma unroll
-                for (int e = 0; e < 4; ++e) state.out[h][i][e] *= correction[e % 2];
-        }
-#pragma unroll
-        for (int s = 0; s < kSteps; ++s) {
-            float weights[4];
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                weights[e] = exp2_approx(fmaf(scores[s][h][e], scale_log2, -state.max[h][e % 2]));
-                state.sum[h][e % 2] += weights[e];
-            }
-            probabilities[s][h][0] = movmatrix_transposed(Pair<SCALAR>::pack(weights[0], weights[1]));
-            probabilities[s][h][1] = movmatrix_transposed(Pair<SCALAR>::pack(weights[2], weights[3]));
-        }
-    }
-
-    const unsigned v_row = stage + kTileBytes + (lane % 8 + lane / 16 * 8) * kRowBytes;
-#pragma unroll
-    for (int i = 0; i < HEAD_DIM / 16; ++i)
-#pragma unroll
-        for (int s = 0; s < kSteps; ++s) {
-            unsigned v[4];
-            ldmatrix_x4_transposed(v, v_row + s * 16 * kRowBytes + ((2 * i + lane / 8 % 2) ^ swizzle) * 16);
-#pragma unroll
-            for (int h = 0; h < HEAD_TILES; ++h)
-                mma_m16n8k16<SCALAR>(state.out[h][i], v, probabilities[s][h][0], probabilities[s][h][1]);
-        }
-}
 
 // Where a head's dimension lies in a warp's merge buffer: shifted by 8 floats every two heads, so that the fragment's lanes
 // write to different banks.
@@ -233,7 +117,7 @@ __device__ __forceinline__ int merge_offset(int head, int dim) {
     return head * HEAD_DIM + (dim + head / 2 * 8) % HEAD_DIM;
 }
 
-__device__ __forceinline__ void publish(const WarpState& state, Shared& shared, float* buffer, int stage, bool has_tiles) {
+__device__ __forceinline__ void publish(const Warp& state, Shared& shared, float* buffer, int stage, bool has_tiles) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int h = 0; h < HEAD_TILES; ++h) {
@@ -302,12 +186,13 @@ __device__ __forceinline__ int atomic_add_ordered(int* counter, int value) {
     return before;
 }
 
-// Called by every CTA that holds part of `item` once its partial result is written; the last one combines them all.
-__device__ __forceinline__ void combine_if_last(const Params& p, const WorkItem& item, const Split& split, Shared& shared) {
-    const int first = split.owner(item.begin), count = split.owner(item.end - 1) - first + 1;
-    if (threadIdx.x == 0) shared.is_last = atomic_add_ordered(p.arrivals + first, 1) == count - 1;
-    __syncthreads();
-    if (!shared.is_last) return;
+__device__ __forceinline__ int num_parts(const WorkItem& item, const Split& split) {
+    return split.owner(item.end - 1) - split.owner(item.begin) + 1;
+}
+
+// The partial results of an item, all written, into its output.
+__device__ __forceinline__ void combine(const Params& p, const WorkItem& item, const Split& split) {
+    const int first = split.owner(item.begin), count = num_parts(item, split);
     const int first_slot = 2 * first + (split.begin(first) < item.begin);
     for (int i = threadIdx.x; i < p.group * kVecs; i += kThreads) {
         const int head = i / kVecs;
@@ -340,7 +225,22 @@ __device__ __forceinline__ void combine_if_last(const Params& p, const WorkItem&
         }
         write_out(p, item, head, i % kVecs, total, max, sum);
     }
-    if (threadIdx.x == 0) p.arrivals[first] = 0;
+}
+
+// A CTA shares at most the first and the last of its items with others. When all its partial results are written it counts
+// itself in for each, and combines those for which it is the last. Doing this once, at the end, keeps the round trips to
+// memory out of the stream of tiles. Counters return to zero by themselves.
+__device__ __forceinline__ void finish_shared_items(const Params& p, int num_items, const Split& split, Shared& shared) {
+    const int me = threadIdx.x;
+    if (me < num_items) {
+        const WorkItem& item = shared.items[me];
+        int* counter = p.arrivals + split.owner(item.begin);
+        shared.is_last[me] = atomic_add_ordered(counter, 1) == num_parts(item, split) - 1;
+        if (shared.is_last[me]) *counter = 0;
+    }
+    __syncthreads();
+    for (int i = 0; i < num_items; ++i)
+        if (shared.is_last[i]) combine(p, shared.items[i], split);
 }
 
 // Reads, before the predecessor has finished, context_lens, block_tables and all KV but each sequence's last tile: these must
@@ -358,17 +258,16 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) paged_decode_kernel(co
         item.start_sequence(p.context_lens, plan.seq, plan.seq_begin);
         item.advance_to(begin, p.context_lens, p.num_kv_heads);
         char* const stages = ring + warp * kRingBytes;
-        Loader loader{item, begin + warp, end, -1, 0};
+        Loader loader{item, begin + warp, end, -1, 0, evict_first_policy()};
         for (int s = 0; s < NUM_STAGES; ++s) loader.issue(p, shared_address(stages) + s * kStageBytes);
         wait_for_predecessor();
         let_successor_start();
 
+        int num_shared = 0;
         int tile = begin + warp, stage = 0, used_stage = -1;  // used_stage: computed on, not refilled yet
         while (true) {
-            QueryFragments q;
-            load_query(p, item, q);
-            WarpState state;
-            state.reset();
+            Warp state;
+            state.start(p.q + item.seq * p.q_row_stride + item.kv_head * p.group * HEAD_DIM, p.group);
             const int item_end = min(item.end, end);
             const bool has_tiles = tile < item_end;
             for (; tile < item_end; tile += NUM_WARPS) {
@@ -376,7 +275,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) paged_decode_kernel(co
                 cp_async_wait<NUM_STAGES - 1>();
                 __syncwarp();
                 const int num_keys = item.context_len - (tile - item.begin) * TILE_KEYS;
-                attend(state, q, shared_address(stages) + stage * kStageBytes, num_keys, p.scale_log2);
+                const unsigned keys = shared_address(stages) + stage * kStageBytes;
+                state.attend(keys, keys + kTileBytes, num_keys, p.scale_log2);
                 __syncwarp();
                 used_stage = stage;
                 stage = stage + 1 == NUM_STAGES ? 0 : stage + 1;
@@ -391,10 +291,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) paged_decode_kernel(co
                 loader.issue(p, shared_address(stages) + used_stage * kStageBytes);
                 used_stage = -1;
             }
-            if (!whole) combine_if_last(p, item, split, shared);
+            if (!whole) {
+                if (threadIdx.x == num_shared) shared.items[num_shared] = item;  // thread i counts item i in
+                ++num_shared;
+            }
             if (item_end == end) break;
             item.advance_to(item_end, p.context_lens, p.num_kv_heads);
         }
+        finish_shared_items(p, num_shared, split, shared);
     }
 
     wait_for_predecessor();
