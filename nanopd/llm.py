@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -108,7 +108,7 @@ class AsyncLLM:
         *,
         n: int = 1,
         options: GenerationOptions | None = None,
-    ) -> AsyncIterator[ChoiceDelta]:
+    ) -> AsyncGenerator[ChoiceDelta, None]:
         """New text and tokens of each choice as they come. Leaving the loop early aborts the rest.
 
         Raises InvalidRequestError, OverloadedError, RequestFailedError.
@@ -126,7 +126,7 @@ class AsyncLLM:
         *,
         n: int = 1,
         options: GenerationOptions | None = None,
-    ) -> AsyncIterator[ChoiceDelta]:
+    ) -> AsyncGenerator[ChoiceDelta, None]:
         """``stream`` for a conversation; answers of any length unless ``sampling`` bounds them."""
         return self.stream(
             self.tokenizer.encode_chat(messages), sampling or SamplingParams(max_tokens=None), n=n, options=options
@@ -246,6 +246,28 @@ class LLM:
         """See AsyncLLM.chat."""
         return self._loop.run(self._async.chat(conversations, sampling, n=n, options=options))
 
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        options: GenerationOptions | None = None,
+    ) -> Iterator[ChoiceDelta]:
+        """See AsyncLLM.stream."""
+        return self._loop.iterate(self._async.stream(prompt, sampling, n=n, options=options))
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        sampling: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        options: GenerationOptions | None = None,
+    ) -> Iterator[ChoiceDelta]:
+        """See AsyncLLM.stream_chat."""
+        return self._loop.iterate(self._async.stream_chat(messages, sampling, n=n, options=options))
+
     def close(self) -> None:
         """Ends the workers. Safe to call more than once."""
         self._finalizer()
@@ -289,6 +311,18 @@ class _LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        """Iterates there; leaving early closes it there."""
+
+        async def next_item() -> T | None:
+            return await anext(items, None)
+
+        try:
+            while (item := self.run(next_item())) is not None:
+                yield item
+        finally:
+            self.run(items.aclose())
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,6 +1,6 @@
 """All linear layers of one step of Qwen3-8B: the skinny GEMM beside cuBLAS, and cuBLAS's own variants for many tokens.
 
-    PYTHONPATH=. python benchmarks/kernels/linear.py [--rows 1,2,4,8] [--sweep] [--large] [--json FILE]
+    PYTHONPATH=. python benchmarks/kernels/linear.py [--rows 1,2,4,8] [--shapes [--sweep]] [--large] [--json FILE]
 
 36 layers of distinct weights (13.9 GB) and the head in one CUDA graph, so that caches hold nothing from the step before.
 Every figure is the median of seven replays; the arms take turns.
@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from nanopd.kernels.skinny_gemm import (
     skinny_linear,
     skinny_linear_add,
     skinny_linear_silu_mul,
+    supports,
 )
 
 HIDDEN, INTERMEDIATE, QKV, VOCAB, LAYERS = 4096, 12288, 6144, 151936, 36
@@ -70,7 +72,13 @@ class Step:
                 skinny_linear(self.attended, o, out=self.y, **options)
                 skinny_linear(self.x, gate_up, out=self.wide, **options)
                 skinny_linear(self.mid, down, out=self.y, **options)
-        skinny_linear(self.x, self.head, out=self.logits, **options)
+        self.skinny_head(options)
+
+    def skinny_head(self, options: dict) -> None:
+        if supports(self.x.shape[0], VOCAB, HIDDEN, self.x.device):
+            skinny_linear(self.x, self.head, out=self.logits, **options)
+        else:
+            torch.mm(self.x, self.head.T, out=self.logits)
 
     # The same with the norms and activations of the step (attention apart), which is where launches add up.
     def cublas_with_norms(self) -> None:
@@ -93,7 +101,7 @@ class Step:
             add_rms_norm(self.y, self.stream, self.norm, EPS, self.x, pdl=pdl)
             skinny_linear_silu_mul(self.x, gate_up, out=self.mid, **options)
             skinny_linear(self.mid, down, out=self.y, **options)
-        skinny_linear(self.x, self.head, out=self.logits, **options)
+        self.skinny_head(options)
 
 
 def capture(launch: Callable[[], None]) -> torch.cuda.CUDAGraph:
@@ -132,56 +140,92 @@ def race(arms: dict[str, Callable[[], None]], rounds: int = 7) -> dict[str, floa
 
 
 def sweep_configs() -> dict[str, GemmConfig | None]:
-    """Names are stage_k x stages, t(rigger), p(refetch) stages."""
-    shapes = [(512, 6), (512, 5), (512, 4), (1024, 3)]
-    configs = [GemmConfig(k, s, 0, 8) for k, s in shapes] + [GemmConfig(512, 11, 0, 8)]
-    configs += [GemmConfig(512, 5, 0, t) for t in (0, 2, 5, 12, 20, 10_000)]
-    configs += [GemmConfig(512, 5, p, t) for p in (4, 8, 16) for t in (8, 16)]
-    return {f"{c.stage_k}x{c.stages} t{c.trigger_stages} p{c.prefetch_stages}": c for c in configs}
+    """Names are slab of K x stages, t(rigger) stages."""
+    configs = [GemmConfig(4096, s, t) for s, t in ((6, 8), (8, 8), (10, 0), (10, 8), (10, 10_000))]
+    return {f"{c.slab_k}x{c.stages} t{c.trigger_stages}": c for c in configs}
 
 
-def few_rows(step: Step, rows: list[int], sweep: bool) -> dict[str, dict[str, float]]:
+def few_rows(step: Step, rows: list[int]) -> dict[str, dict[str, float]]:
     results = {}
     for m in rows:
         step.buffers(m)
         arms: dict[str, Callable[[], None]] = {"cublas": step.cublas, "cublas+norms": step.cublas_with_norms}
         if m <= MAX_ROWS:
-            configs = sweep_configs() if sweep else {"default": None}
-            default = None
-            arms["skinny, no pdl"] = lambda config=default: step.skinny(config, pdl=False)
-            arms["skinny fused"] = lambda config=default: step.skinny(config, pdl=True, fused=True)
-            arms["skinny+norms, no pdl"] = lambda config=default: step.skinny_with_norms(config, pdl=False)
-            for name, config in configs.items():
-                arms[f"skinny {name}"] = lambda config=config: step.skinny(config, pdl=True)
-                arms[f"skinny+norms {name}"] = lambda config=config: step.skinny_with_norms(config, pdl=True)
+            arms["skinny, no pdl"] = lambda: step.skinny(None, pdl=False)
+            arms["skinny fused"] = lambda: step.skinny(None, pdl=True, fused=True)
+            arms["skinny+norms, no pdl"] = lambda: step.skinny_with_norms(None, pdl=False)
+            arms["skinny"] = lambda: step.skinny(None, pdl=True)
+            arms["skinny+norms"] = lambda: step.skinny_with_norms(None, pdl=True)
         results[str(m)] = race(arms)
         print(f"M={m}: " + "; ".join(f"{name} {ms:.3f}" for name, ms in results[str(m)].items()), flush=True)
     return results
 
 
-def each_shape(rows: list[int]) -> dict[str, dict[str, float]]:
+SHAPES = (("qkv", QKV, HIDDEN), ("o", HIDDEN, HIDDEN), ("gate_up", 2 * INTERMEDIATE, HIDDEN), ("down", HIDDEN, INTERMEDIATE))
+
+
+def one_linear(m: int, n: int, k: int, sweep: bool) -> tuple[dict[str, Callable[[], None]], int]:
+    """Arms that go through rotating weights, and how many there are."""
+    weights = [random(n, k) for _ in range(max(2, int(2e9 / (n * k * 2))))]
+    x, out = random(m, k), random(m, n)
+
+    def cublas() -> None:
+        for w in weights:
+            torch.mm(x, w.T, out=out)
+
+    def skinny(config: GemmConfig | None) -> None:
+        for w in weights:
+            skinny_linear(x, w, out=out, pdl=True, config=config)
+
+    configs = sweep_configs() if sweep else {"default": None}
+    return {"cublas": cublas} | {name: partial(skinny, config) for name, config in configs.items()}, len(weights)
+
+
+def each_shape(rows: list[int], sweep: bool) -> dict[str, dict[str, float]]:
     """Microseconds of one linear, back to back over rotating weights, under PDL."""
     results = {}
-    for name, n, k in (("qkv", QKV, HIDDEN), ("o", HIDDEN, HIDDEN), ("gate_up", 2 * INTERMEDIATE, HIDDEN),
-                       ("down", HIDDEN, INTERMEDIATE), ("head", VOCAB, HIDDEN)):
-        weights = [random(n, k) for _ in range(max(2, int(3e9 / (n * k * 2))))]
+    for name, n, k in (*SHAPES, ("head", VOCAB, HIDDEN)):
         for m in rows:
-            x, out = random(m, k), random(m, n)
-
-            def cublas(x=x, out=out, weights=weights) -> None:
-                for w in weights:
-                    torch.mm(x, w.T, out=out)
-
-            def skinny(x=x, out=out, weights=weights) -> None:
-                for w in weights:
-                    skinny_linear(x, w, out=out, pdl=True)
-
-            times = race({"cublas": cublas, "skinny": skinny})
-            results[f"{name} M={m}"] = {arm: ms * 1e3 / len(weights) for arm, ms in times.items()}
-            rates = {arm: n * k * 2 / us / 1e6 for arm, us in results[f"{name} M={m}"].items()}
-            print(f"{name} M={m}: " + ", ".join(
-                f"{arm} {us:.2f} us {rates[arm]:.2f} TB/s" for arm, us in results[f"{name} M={m}"].items()), flush=True)
+            arms, num_weights = one_linear(m, n, k, sweep)
+            times = {arm: ms * 1e3 / num_weights for arm, ms in race(arms).items()}
+            results[f"{name} M={m}"] = times
+            cells = [f"{arm} {us:.2f} us {n * k * 2 / us / 1e6:.2f} TB/s" for arm, us in times.items()]
+            print(f"{name} M={m}: {', '.join(cells)}", flush=True)
     return results
+
+
+def large_arms(m: int, n: int, k: int) -> tuple[dict[str, torch.cuda.CUDAGraph], int]:
+    """cuBLAS as torch calls it, by library and by entry, and in chunks of rows; captured, because the library is global."""
+    weights = [random(n, k) for _ in range(4)]
+    x, out, bias = random(m, k), random(m, n), random(n)
+
+    def mm() -> None:
+        for w in weights:
+            torch.mm(x, w.T, out=out)
+
+    def linear() -> None:
+        for w in weights:
+            F.linear(x, w)
+
+    def addmm() -> None:
+        for w in weights:
+            torch.addmm(bias, x, w.T, out=out)
+
+    def chunked(rows: int) -> None:
+        for w in weights:
+            for part, result in zip(x.split(rows), out.split(rows), strict=True):
+                torch.mm(part, w.T, out=result)
+
+    graphs = {}
+    for library in ("cublas", "cublaslt"):
+        torch.backends.cuda.preferred_blas_library(library)
+        for launch in (mm, linear, addmm):
+            graphs[f"{library} {launch.__name__}"] = capture(launch)
+    torch.backends.cuda.preferred_blas_library("default")
+    for rows in (1024, 2048, 4096):
+        if rows < m:
+            graphs[f"chunks of {rows}"] = capture(partial(chunked, rows))
+    return graphs, len(weights)
 
 
 def many_rows(rows: list[int]) -> dict[str, dict[str, float]]:
@@ -189,48 +233,26 @@ def many_rows(rows: list[int]) -> dict[str, dict[str, float]]:
     results = {}
     for m in rows:
         total: dict[str, float] = {}
-        for name, n, k in (("qkv", QKV, HIDDEN), ("o", HIDDEN, HIDDEN), ("gate_up", 2 * INTERMEDIATE, HIDDEN),
-                           ("down", HIDDEN, INTERMEDIATE)):
-            weights = [random(n, k) for _ in range(4)]
-            x, out = random(m, k), random(m, n)
-            flops = 2.0 * m * n * k
-            arms = {}
-            for library in ("cublas", "cublaslt"):
-                torch.backends.cuda.preferred_blas_library(library)
-
-                def mm(x=x, out=out, weights=weights) -> None:
-                    for w in weights:
-                        torch.mm(x, w.T, out=out)
-
-                def linear(x=x, weights=weights) -> None:
-                    for w in weights:
-                        F.linear(x, w)
-
-                def addmm(x=x, out=out, weights=weights, n=n) -> None:
-                    for w in weights:
-                        torch.addmm(bias, x, w.T, out=out)
-
-                bias = torch.zeros(n, device="cuda", dtype=torch.bfloat16)
-                arms |= {f"{library} mm": capture(mm), f"{library} linear": capture(linear),
-                         f"{library} addmm": capture(addmm)}
-            torch.backends.cuda.preferred_blas_library("default")
-            samples: dict[str, list[float]] = {arm: [] for arm in arms}
+        for name, n, k in SHAPES:
+            graphs, num_weights = large_arms(m, n, k)
+            samples: dict[str, list[float]] = {arm: [] for arm in graphs}
             for _ in range(5):
-                for arm, graph in arms.items():
-                    samples[arm].append(elapsed_ms(graph) / len(weights))
-            results[f"{name} M={m}"] = {arm: statistics.median(times) for arm, times in samples.items()}
-            print(f"{name} M={m}: " + ", ".join(
-                f"{arm} {flops / ms / 1e9:.0f}" for arm, ms in results[f"{name} M={m}"].items()) + " TFLOP/s", flush=True)
-            for arm, ms in results[f"{name} M={m}"].items():
+                for arm, graph in graphs.items():
+                    samples[arm].append(elapsed_ms(graph) / num_weights)
+            times = {arm: statistics.median(ms) for arm, ms in samples.items()}
+            results[f"{name} M={m}"] = times
+            cells = [f"{arm} {2e-9 * m * n * k / ms:.0f}" for arm, ms in times.items()]
+            print(f"{name} M={m}, TFLOP/s: {', '.join(cells)}", flush=True)
+            for arm, ms in times.items():
                 total[arm] = total.get(arm, 0.0) + LAYERS * ms
-        print(f"M={m} all layers, ms: " + ", ".join(f"{arm} {ms:.1f}" for arm, ms in total.items()), flush=True)
+        print(f"M={m} all layers, ms: {', '.join(f'{arm} {ms:.1f}' for arm, ms in total.items())}", flush=True)
     return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="1,2,4,8,16,32,64,128")
-    parser.add_argument("--sweep", action="store_true", help="several configurations of the skinny GEMM")
+    parser.add_argument("--sweep", action="store_true", help="with --shapes: several configurations")
     parser.add_argument("--shapes", action="store_true", help="each linear by itself")
     parser.add_argument("--large", action="store_true", help="cuBLAS for many rows, by shape")
     parser.add_argument("--json", type=Path)
@@ -241,10 +263,10 @@ def main() -> None:
     if rows:
         step = Step()
         print(f"{step.num_bytes / 1e9:.2f} GB of weights", flush=True)
-        record["step_ms"] = few_rows(step, rows, options.sweep)
+        record["step_ms"] = few_rows(step, rows)
         del step
     if options.shapes:
-        record["shape_us"] = each_shape([m for m in rows if m <= MAX_ROWS])
+        record["shape_us"] = each_shape([m for m in rows if m <= MAX_ROWS], options.sweep)
     if options.large:
         record["large_ms"] = many_rows([1024, 2048, 8192])
     if options.json:

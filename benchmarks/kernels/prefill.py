@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from nanopd.kernels.paged_prefill import paged_prefill
+from nanopd.kernels.paged_prefill import PrefillWorkspace, paged_prefill
 
 H, K, D = 32, 8, 128
 
@@ -27,6 +27,8 @@ WORKLOADS: dict[str, tuple[tuple[int, int], ...]] = {
     "8192": ((8192, 8192),),
     "2048 on 14336": ((2048, 16384),),
     "512 on 7680": ((512, 8192),),
+    "100 on 8092": ((100, 8192),),
+    "16 on 32752": ((16, 32768),),
     "8 x 1024": ((1024, 1024),) * 8,
     "ragged": ((3000, 3000), (1500, 4000), (700, 700), (512, 9000), (300, 300), (100, 2000), (64, 64), (16, 1000)),
     "32 decodes + 1024": ((1024, 1024), *((1, 2048),) * 32),
@@ -67,7 +69,7 @@ Arm = Callable[[int], object]
 
 
 def ours(work: Workload, path: str) -> Arm:
-    workspace = torch.zeros(1, dtype=torch.int32, device="cuda")
+    workspace = PrefillWorkspace.allocate(D, torch.device("cuda"))
 
     def launch(copy: int) -> None:
         paged_prefill(
@@ -81,6 +83,7 @@ def ours(work: Workload, path: str) -> Arm:
             scale=D**-0.5,
             out=work.out,
             workspace=workspace,
+            pdl=path == "sm90",
             path=path,  # type: ignore[arg-type]
         )
 

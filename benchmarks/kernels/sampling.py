@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/kernels/sampling.py [--sweep] [--json FILE]
 
-Logits are drawn with a language model's shape (a few candidates over a wide floor) and with a plain normal one, whose cuts lie
-lower. A CUDA graph of 12 launches over rotating logits, median of seven replays.
+Logits are drawn with a language model's shape ("peaked": a few candidates over a wide floor) and with a plain normal one, whose
+cuts lie lower. A CUDA graph of 12 launches over rotating logits, median of seven replays.
 """
 
 import argparse
@@ -14,11 +14,24 @@ from pathlib import Path
 
 import torch
 
-from nanopd.kernels.sampling import HOPPER, HOPPER_GREEDY, ONE_CTA, SamplingConfig, greedy, sample
+from nanopd.kernels.sampling import SamplingConfig, greedy, sample
 
 VOCAB = 151936
 LAUNCHES = 12
 READ_TB_S = 4.19
+GREEDY_SWEEP = ((8, 256, 4), (8, 512, 2), (4, 256, 4), (2, 512, 2), (1, 1024, 1), (1, 512, 2), (1, 256, 4))
+DRAWN_SWEEP = (
+    (8, 512, 2, True), (8, 256, 4, True), (4, 512, 2, True), (4, 256, 3, True), (2, 512, 1, True),
+    (4, 256, 4, False), (2, 512, 2, False), (1, 1024, 1, False), (1, 512, 2, False), (1, 256, 4, False),
+)  # fmt: skip
+# name: (top_k, top_p, min_p)
+FILTERS = {
+    "top_p 0.95": (0, 0.95, 0.0),
+    "top_k 20": (20, 1.0, 0.0),
+    "top_k 20 top_p 0.95": (20, 0.95, 0.0),
+    "top_k 1000 top_p 0.9 min_p 0.01": (1000, 0.9, 0.01),
+}
+Arms = dict[str, Callable[[int], object]]
 
 
 def microseconds(launch: Callable[[int], object], copies: int) -> float:
@@ -41,76 +54,85 @@ def microseconds(launch: Callable[[int], object], copies: int) -> float:
     return statistics.median(samples)
 
 
-def make_logits(num_rows: int, kind: str, dtype: torch.dtype) -> torch.Tensor:
+def make_logits(num_rows: int, kind: str, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     logits = torch.randn(num_rows, VOCAB, device="cuda") * 2
     if kind == "peaked":
         logits += 12 * (torch.rand_like(logits) < 2e-4)
     return logits.to(dtype)
 
 
-def configs(sweep: bool) -> tuple[list[SamplingConfig], list[SamplingConfig]]:
-    if not sweep:
-        return [HOPPER_GREEDY], [HOPPER]
-    greedies = [SamplingConfig(c, t, m, False) for c, t, m in ((8, 256, 4), (8, 512, 2), (4, 256, 4), (4, 512, 2), (1, 1024, 1))]
-    drawn = [SamplingConfig(c, t, m, True) for c, t, m in
-             ((8, 512, 2), (8, 512, 3), (8, 256, 4), (4, 512, 2), (4, 1024, 1), (4, 512, 3), (4, 256, 3))]
-    return greedies, [*drawn, ONE_CTA]
+def label(config: SamplingConfig | None) -> str:
+    if config is None:
+        return "default"
+    return f"{config.cluster}x{config.threads}/{config.min_ctas}{'' if config.slice_in_shared else 'g'}"
+
+
+class Rows:
+    """A batch of rows, and the arms that sample it."""
+
+    def __init__(self, num_rows: int, kind: str, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.num_bytes = num_rows * VOCAB * dtype.itemsize
+        self.copies = max(2, min(6, int(300e6 / self.num_bytes)))
+        self.logits = [make_logits(num_rows, kind, dtype) for _ in range(self.copies)]
+        self.uniform = torch.rand(num_rows, device="cuda")
+        self.temperature = torch.full_like(self.uniform, 0.6)
+        self.out = torch.empty(num_rows, dtype=torch.int64, device="cuda")
+
+    def greedy(self, configs: list[SamplingConfig | None]) -> Arms:
+        arms: Arms = {label(c): lambda i, c=c: greedy(self.logits[i], self.out, config=c) for c in configs}
+        return arms | {"torch argmax": lambda i: torch.argmax(self.logits[i], dim=-1)}
+
+    def drawn(self, configs: list[SamplingConfig | None]) -> Arms:
+        arms: Arms = {
+            label(c): lambda i, c=c: sample(self.logits[i], self.temperature, self.uniform, out=self.out, config=c)
+            for c in configs
+        }
+        return arms | {"torch softmax": lambda i: torch.softmax(self.logits[i], dim=-1, dtype=torch.float32)}
+
+    def filtered(self, configs: list[SamplingConfig | None], top_k: int, top_p: float, min_p: float) -> Arms:
+        k = torch.full_like(self.out, top_k)
+        p, floor = torch.full_like(self.uniform, top_p), torch.full_like(self.uniform, min_p)
+        return {
+            label(c): lambda i, c=c: sample(
+                self.logits[i], self.temperature, self.uniform, k, p, floor, self.out, config=c
+            )
+            for c in configs
+        }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--sweep", action="store_true", help="several shapes of the launch")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
-    greedy_configs, drawn_configs = configs(options.sweep)
+    greedy_configs: list[SamplingConfig | None] = [None]
+    drawn_configs: list[SamplingConfig | None] = [None]
+    if options.sweep:
+        greedy_configs = [SamplingConfig(*shape, False) for shape in GREEDY_SWEEP]
+        drawn_configs = [SamplingConfig(*shape) for shape in DRAWN_SWEEP]
     record: dict[str, dict[str, float]] = {}
 
-    def report(name: str, num_bytes: int, arms: dict[str, Callable[[int], object]], copies: int) -> None:
-        floor = num_bytes / READ_TB_S / 1e6
-        record[name] = {"floor": floor}
+    def report(title: str, rows: Rows, arms: Arms) -> None:
+        record[title] = {"floor": rows.num_bytes / READ_TB_S / 1e6}
         for arm, launch in arms.items():
             try:
-                record[name][arm] = microseconds(launch, copies)
+                record[title][arm] = microseconds(launch, rows.copies)
             except Exception as error:
-                print(f"  {name} {arm}: {type(error).__name__} {str(error)[:200]}")
-        print(f"{name}: " + ", ".join(f"{arm} {us:.1f}" for arm, us in record[name].items()), flush=True)
+                print(f"  {title} {arm}: {type(error).__name__} {str(error)[:200]}")
+        print(f"{title}: {', '.join(f'{arm} {us:.1f}' for arm, us in record[title].items())}", flush=True)
 
-    def label(config: SamplingConfig) -> str:
-        return f"{config.cluster}x{config.threads}/{config.min_ctas}{'' if config.slice_in_shared else 'g'}"
-
-    for num_rows in (1, 8, 32, 64, 256):
-        copies = max(2, min(6, int(300e6 / (num_rows * VOCAB * 2))))
+    for num_rows in (1, 32, 128, 256) if options.sweep else (1, 8, 32, 64, 128, 256):
         for kind in ("peaked", "normal"):
-            logits = [make_logits(num_rows, kind, torch.bfloat16) for _ in range(copies)]
-            size = num_rows * VOCAB * 2
-            ones = torch.ones(num_rows, device="cuda")
-            temperature = ones * 0.6
-            uniform = torch.rand(num_rows, device="cuda")
-            out = torch.empty(num_rows, dtype=torch.int64, device="cuda")
-            zeros, k_off = torch.zeros_like(ones), torch.zeros(num_rows, dtype=torch.int64, device="cuda")
-            k_20, k_1000 = torch.full_like(k_off, 20), torch.full_like(k_off, 1000)
+            rows = Rows(num_rows, kind)
             if kind == "peaked":
-                report(f"greedy B={num_rows}", size, {
-                    label(c): lambda i, c=c: greedy(logits[i], out, config=c) for c in greedy_configs} | {
-                    "torch argmax": lambda i: torch.argmax(logits[i], dim=-1)}, copies)
-                report(f"temperature B={num_rows}", size, {
-                    label(c): lambda i, c=c: sample(logits[i], temperature, uniform, out=out, config=c)
-                    for c in drawn_configs} | {
-                    "torch softmax": lambda i: torch.softmax(logits[i], dim=-1, dtype=torch.float32)}, copies)
-            for name, k, p, floor in (("top_p 0.95", k_off, ones * 0.95, zeros), ("top_k 20", k_20, ones, zeros),
-                                      ("top_k 20 top_p 0.95", k_20, ones * 0.95, zeros),
-                                      ("top_k 1000 top_p 0.9 min_p 0.01", k_1000, ones * 0.9, zeros + 0.01)):
-                report(f"{name} {kind} B={num_rows}", size, {
-                    label(c): lambda i, c=c, k=k, p=p, f=floor:
-                        sample(logits[i], temperature, uniform, k, p, f, out, config=c)
-                    for c in drawn_configs}, copies)
-            del logits
-    logits = [make_logits(8, "normal", torch.float32) for _ in range(2)]
-    ones, uniform = torch.ones(8, device="cuda"), torch.rand(8, device="cuda")
-    k_off, share, zeros = torch.zeros(8, dtype=torch.int64, device="cuda"), ones * 0.95, ones * 0
-    report("float32 top_p 0.95 B=8", 8 * VOCAB * 4, {
-        "": lambda i: sample(logits[i], ones, uniform, k_off, share, zeros)}, 2)
+                report(f"greedy B={num_rows}", rows, rows.greedy(greedy_configs))
+                report(f"temperature B={num_rows}", rows, rows.drawn(drawn_configs))
+            for name, (top_k, top_p, min_p) in FILTERS.items():
+                report(f"{name} {kind} B={num_rows}", rows, rows.filtered(drawn_configs, top_k, top_p, min_p))
+    for num_rows in (1, 8, 64):
+        rows = Rows(num_rows, "normal", torch.float32)
+        report(f"float32 top_p 0.95 B={num_rows}", rows, rows.filtered([None], 0, 0.95, 0.0))
     if options.json:
         options.json.write_text(json.dumps({"device": torch.cuda.get_device_name(), "us": record}, indent=1))
 

@@ -1,14 +1,14 @@
 """``nanopd chat``: a conversation in the terminal."""
 
 import argparse
-import asyncio
+import contextlib
 from typing import Any
 
 from nanopd.cli.engine_options import add_engine_options, engine_options
 from nanopd.cli.sampling_options import add_sampling_options, sampling_params
 from nanopd.request import SamplingParams
 
-_HELP = "/reset forgets the conversation, /report shows where the last answer's time went, /exit (or Ctrl-D) ends"
+_HELP = "/reset forgets the conversation, /report shows where the last answer's time went, Ctrl-C stops an answer, /exit or Ctrl-D ends"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,47 +19,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     sampling = sampling_params(args)
-    asyncio.run(_talk(engine_options(args), sampling, args.system))
+    from nanopd.llm import LLM
+
+    opening = [{"role": "system", "content": args.system}] if args.system else []
+    with LLM(**engine_options(args)) as llm:
+        print(_HELP)
+        messages, report = list(opening), None
+        while (line := _read_line()) != "/exit":
+            if line == "/reset":
+                messages = list(opening)
+            elif line == "/report":
+                _show(report)
+            elif line:
+                messages.append({"role": "user", "content": line})
+                answer, report = _answer(llm, messages, sampling)
+                messages.append({"role": "assistant", "content": answer})
     return 0
 
 
-async def _talk(options: dict[str, Any], sampling: SamplingParams, system: str | None) -> None:
-    from nanopd.llm import AsyncLLM
-
-    opening = [{"role": "system", "content": system}] if system else []
-    async with AsyncLLM(**options) as llm:
-        print(f"{llm.controller.engine_config.model}. {_HELP}")
-        messages = list(opening)
-        report = None
-        while (line := await _read_line()) is not None:
-            match line.strip():
-                case "":
-                    continue
-                case "/exit":
-                    return
-                case "/reset":
-                    messages = list(opening)
-                    continue
-                case "/report":
-                    _show(report)
-                    continue
-            messages.append({"role": "user", "content": line})
-            answer = ""
-            async for delta in llm.stream_chat(messages, sampling):
-                answer += delta.text
-                print(delta.text, end="", flush=True)
-                report = delta.report or report
-            print("\n")
-            messages.append({"role": "assistant", "content": answer})
-
-
-async def _read_line() -> str | None:
-    """A line from the user; None at the end. On a thread, so that the workers' messages are read meanwhile."""
+def _read_line() -> str:
     try:
-        return await asyncio.to_thread(input, "> ")
+        return input("> ").strip()
     except EOFError:
         print()
-        return None
+        return "/exit"
+
+
+def _answer(llm: Any, messages: list[dict[str, str]], sampling: SamplingParams) -> tuple[str, Any]:
+    """Prints the answer as it comes; returns it with its report. Ctrl-C keeps what there is."""
+    answer, report = "", None
+    deltas = llm.stream_chat(messages, sampling)
+    with contextlib.closing(deltas), contextlib.suppress(KeyboardInterrupt):
+        for delta in deltas:
+            answer += delta.text
+            print(delta.text, end="", flush=True)
+            report = delta.report
+    print("\n")
+    return answer, report
 
 
 def _show(report: Any) -> None:

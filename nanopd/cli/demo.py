@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import textwrap
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ _PROMPTS = (
     f"Give this text a title: {_STORY * 8}",
     f"What did the keeper find? {_STORY * 12}",
 )
+_LIVE_CHARACTERS = 90  # of a growing answer: its end
 
 
 @dataclass(slots=True)
@@ -86,6 +88,7 @@ async def _run(llm: Any, chat: _Chat, number: int, max_tokens: int) -> None:
 async def _show_progress(console: Any, chats: list[_Chat], running: "list[asyncio.Task[None]]") -> None:
     """On a terminal all answers grow at once; in a log each is printed when it is complete."""
     from rich.live import Live
+    from rich.text import Text
 
     if console.is_terminal:
         with Live(console=console, refresh_per_second=8) as live:
@@ -101,23 +104,32 @@ async def _show_progress(console: Any, chats: list[_Chat], running: "list[asynci
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         for task in sorted(done, key=numbers.__getitem__):
             task.result()
-            chat = chats[numbers[task]]
+            number = numbers[task]
+            console.print(Text(f"{number + 1:2}  {_short(chats[number].prompt)}", style="bold"))
             console.print(
-                f"[bold]{numbers[task] + 1:2}  {_short(chat.prompt)}[/bold]\n    {' '.join(chat.answer.split())}\n"
+                Text(textwrap.indent(textwrap.fill(_one_line(chats[number]), console.width - 8), "    ") + "\n")
             )
 
 
 def _answers(chats: list[_Chat]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right")
     table.add_column(ratio=1, max_width=30, no_wrap=True, overflow="ellipsis", style="bold")
     table.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
     for number, chat in enumerate(chats, 1):
-        answer = " ".join(chat.answer.split())
-        table.add_row(str(number), _short(chat.prompt), answer[-100:] if not chat.finish_reason else answer)
+        answer = _one_line(chat)
+        table.add_row(
+            str(number), Text(_short(chat.prompt)), Text(answer if chat.finish_reason else answer[-_LIVE_CHARACTERS:])
+        )
     return table
+
+
+def _one_line(chat: _Chat) -> str:
+    """The answer as it stands, an ellipsis where max_tokens cut it."""
+    return " ".join(chat.answer.split()) + (" ..." if chat.finish_reason == "length" else "")
 
 
 def _short(text: str) -> str:

@@ -1,6 +1,7 @@
 """``nanopd serve``"""
 
 import argparse
+import os
 
 from nanopd.cli.engine_options import add_engine_options, engine_and_cluster
 from nanopd.config import ServerConfig
@@ -11,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("HTTP")
     group.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     group.add_argument("--port", type=int, default=defaults.port, help="0: any free one (%(default)s)")
-    group.add_argument("--api-key", default=None, help="clients must send it as a bearer token")
+    group.add_argument(
+        "--api-key", default=os.environ.get("NANOPD_API_KEY"), help="clients must send it (default: $NANOPD_API_KEY)"
+    )
     group.add_argument("--served-model-name", default=None, help="the name clients use (default: the model argument)")
     group.add_argument(
         "--max-body-bytes",

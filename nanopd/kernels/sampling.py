@@ -35,9 +35,11 @@ class SamplingConfig:
         return slice_bytes + (18 if has_filters else 2) * 1024
 
 
-HOPPER = SamplingConfig(8, 512, 2, True)
-HOPPER_GREEDY = SamplingConfig(8, 256, 4, False)
-ONE_CTA = SamplingConfig(1, 1024, 1, False)  # before clusters, or a slice too long for shared memory
+# Few rows: clusters, for latency. Many rows (or no clusters): one CTA each, and the L2 for what is read again.
+FEW_ROWS = SamplingConfig(8, 256, 4, True)
+MANY_ROWS = SamplingConfig(1, 512, 2, False)
+MANY_FILTERED_ROWS = SamplingConfig(1, 1024, 1, False)
+_FEW = 64
 
 
 def _spec(logit: str, greedy_only: bool, has_filters: bool, config: SamplingConfig) -> KernelSpec:
@@ -59,9 +61,9 @@ CONFIGS: tuple[KernelSpec, ...] = tuple(
     _spec(logit, greedy, filters, config)
     for logit in _LOGITS.values()
     for greedy, filters, configs in (
-        (True, False, (HOPPER_GREEDY, ONE_CTA)),
-        (False, False, (HOPPER, ONE_CTA)),
-        (False, True, (HOPPER, ONE_CTA)),
+        (True, False, (FEW_ROWS, MANY_ROWS)),
+        (False, False, (FEW_ROWS, MANY_ROWS)),
+        (False, True, (FEW_ROWS, MANY_FILTERED_ROWS)),
     )
     for config in configs
 )
@@ -72,12 +74,17 @@ def _kernel(logit: str, greedy_only: bool, has_filters: bool, config: SamplingCo
     return jit.load_spec(_spec(logit, greedy_only, has_filters, config), device)
 
 
-def choose_config(vocab: int, element_bytes: int, greedy_only: bool, device: torch.device) -> SamplingConfig:
-    if torch.cuda.get_device_capability(device)[0] < 9:
-        return ONE_CTA
-    if greedy_only:
-        return HOPPER_GREEDY
-    return HOPPER if HOPPER.shared_bytes(vocab, element_bytes, True) <= _SHARED_LIMIT else ONE_CTA
+def choose_config(num_rows: int, vocab: int, element_bytes: int, has_filters: bool, has_clusters: bool) -> SamplingConfig:
+    """Measured on an H200 with V = 151,936 (docs/en/kernels/sampling.md): the two cross between 64 and 128 rows."""
+    fits = FEW_ROWS.shared_bytes(vocab, element_bytes, has_filters) <= _SHARED_LIMIT
+    if has_clusters and num_rows <= _FEW and fits:
+        return FEW_ROWS
+    return MANY_FILTERED_ROWS if has_filters else MANY_ROWS
+
+
+@cache
+def _has_clusters(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device)[0] >= 9
 
 
 def greedy(
@@ -153,7 +160,9 @@ def _launch(
             check_index(index, (torch.int32, torch.int64), logits, name)
     if num_rows == 0:
         return out
-    config = config or choose_config(vocab, logits.element_size(), greedy_only, logits.device)
+    config = config or choose_config(
+        num_rows, vocab, logits.element_size(), has_filters, _has_clusters(logits.device)
+    )
     pointers = (logits, temperature, top_k, top_p, min_p, uniform, out, logprob)
     params = _PARAMS.pack(
         *(0 if tensor is None else tensor.data_ptr() for tensor in pointers),

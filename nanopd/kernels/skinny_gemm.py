@@ -1,4 +1,4 @@
-"""Linear layers for a handful of tokens: the weights streamed once, at the speed of memory (sm_90 and up)."""
+"""Linear layers for few tokens: the weights streamed once, at the speed of memory (sm_90 and up)."""
 
 import struct
 from dataclasses import dataclass
@@ -11,39 +11,32 @@ from nanopd.kernels.checks import SCALAR_NAMES, check_like, check_rows, check_sh
 from nanopd.kernels.nvrtc import KernelSpec, spec
 from nanopd.kernels.tensor_map import tensor_map
 
-MAX_ROWS = 32  # of x
+MAX_ROWS = 16  # of x
 _STORE, _ADD_RESIDUAL, _SILU_MUL = 0, 1, 2  # Epilogue in skinny_gemm.cu
-_PARAMS = struct.Struct("128s3Qq6i8x")  # struct Params
-_WARPS, _TILE_ROWS, _PANEL = 8, 16, 64
-_SLAB = 4096  # elements of K times tiles of x that fit in registers
+_PARAMS = struct.Struct("128s3Qq5i12x")  # struct Params
+_WARPS, _TILE_ROWS, _PANEL, _STAGE_K = 8, 16, 64, 512
+_SHARED_LIMIT = 227 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class GemmConfig:
-    """How the stream of weights is cut and how far it runs ahead.
-
-    ``stage_k``: elements of K a stage; ``stages`` fit in shared memory twice, so that the next kernel's first stages
-    arrive while this one ends. ``prefetch_stages`` more go to L2; the next kernel may start when ``trigger_stages`` are
-    left to be copied.
+    """``slab_k``: elements of K whose x is held in registers; ``stages`` of 16 KiB in the ring; the next kernel may start
+    when ``trigger_stages`` are left to be copied.
     """
 
-    stage_k: int
+    slab_k: int
     stages: int
-    prefetch_stages: int = 0
     trigger_stages: int = 8
 
-    def shared_bytes(self, x_tiles: int) -> int:
-        ring = self.stages * _TILE_ROWS * self.stage_k * 2
-        partial = (2 if x_tiles < 4 else 1) * _WARPS * _TILE_ROWS * 8 * x_tiles * 4
-        return -(-(ring + partial + 2 * 8 * self.stages) // 1024) * 1024
+    def shared_bytes(self, x_tiles: int, tiles_waiting: int) -> int:
+        """``tiles_waiting``: tiles of a CTA whose sums wait for the next slab."""
+        ring = self.stages * _TILE_ROWS * _STAGE_K * 2
+        tile = _TILE_ROWS * 8 * x_tiles * 4
+        partial = 2 * _WARPS * tile
+        return -(-(ring + partial + 2 * 8 * self.stages) // 1024) * 1024 + tiles_waiting * tile
 
 
-# By tiles of 8 rows of x: partial sums grow with them, so the ring shrinks.
-_DEFAULTS = {1: GemmConfig(512, 6), 2: GemmConfig(512, 5), 4: GemmConfig(512, 4)}
-
-
-def num_x_tiles(m: int) -> int:
-    return 1 if m <= 8 else 2 if m <= 16 else 4
+_DEFAULTS = {1: GemmConfig(4096, 10), 2: GemmConfig(4096, 10)}  # by tiles of 8 rows of x
 
 
 def _spec(scalar: str, epilogue: int, x_tiles: int, config: GemmConfig) -> KernelSpec:
@@ -54,7 +47,7 @@ def _spec(scalar: str, epilogue: int, x_tiles: int, config: GemmConfig) -> Kerne
         SCALAR=scalar,
         EPILOGUE=epilogue,
         X_TILES=x_tiles,
-        STAGE_K=config.stage_k,
+        SLAB_K=config.slab_k,
         STAGES=config.stages,
     )
 
@@ -72,9 +65,29 @@ def _kernel(scalar: str, epilogue: int, x_tiles: int, config: GemmConfig, device
     return jit.load_spec(_spec(scalar, epilogue, x_tiles, config), device)
 
 
-def supports(m: int, k: int, device: torch.device) -> bool:
-    """Whether the kernel takes these sizes on this device, fast or not."""
-    return 0 < m <= MAX_ROWS and k % 512 == 0 and torch.cuda.get_device_capability(device)[0] >= 9
+def supports(m: int, n: int, k: int, device: torch.device) -> bool:
+    """Whether m rows times a weight of [n, k] can be taken on this device."""
+    if not 0 < m <= MAX_ROWS or k % _STAGE_K or torch.cuda.get_device_capability(device)[0] < 9:
+        return False
+    return _shared_bytes(_DEFAULTS[-(-m // 8)], m, -(-n // _TILE_ROWS), k, device) <= _SHARED_LIMIT
+
+
+def prefers(m: int, n: int, k: int, device: torch.device) -> bool:
+    """Whether this kernel beats cuBLAS there.
+
+    Measured on an H200 with the shapes of Qwen3-8B (benchmarks/results/linear_1xh200_2026-11-24.md), milliseconds of all linears
+    of a step, ours / cuBLAS: M = 1: 3.70 / 4.18, 2: 3.72 / 4.18, 4: 3.75 / 4.19, 8: 3.85 / 4.36, 16: 4.15 / 4.18 (with the norms
+    and the fused activation 4.24 / 4.40). At 32 rows the kernel lost (5.5 / 4.3) and is not built for them.
+    """
+    return supports(m, n, k, device)
+
+
+def _shared_bytes(config: GemmConfig, m: int, num_tiles: int, k: int, device: torch.device) -> int:
+    return config.shared_bytes(-(-m // 8), _tiles_per_cta(num_tiles, device) if k > config.slab_k else 0)
+
+
+def _tiles_per_cta(num_tiles: int, device: torch.device) -> int:
+    return -(-num_tiles // jit.num_sms(device.index if device.index is not None else torch.cuda.current_device()))
 
 
 def skinny_linear(
@@ -88,8 +101,8 @@ def skinny_linear(
 ) -> torch.Tensor:
     """out = x weight^T + bias, summed in float32.
 
-    x [M, K] bf16 or fp16, M <= 32, rows may lie apart; weight [N, K] contiguous, K a multiple of 512; bias [N];
-    ``out`` [M, N] contiguous. Returns ``out``.
+    x [M, K] bf16 or fp16, rows may lie apart; weight [N, K] contiguous; bias [N]; ``out`` [M, N] contiguous. M <= 16, K a
+    multiple of 512. ``config`` is for measurements. Returns ``out``.
     """
     return _launch(x, weight, bias, out, _STORE, pdl, config)
 
@@ -129,7 +142,7 @@ def _launch(
     pdl: bool,
     config: GemmConfig | None,
 ) -> torch.Tensor:
-    scalar = scalar_name(x, "x")
+    scalar_name(x, "x")
     check_shape(x, (None, None), "x")
     check_rows(x, "x")
     m, k = x.shape
@@ -137,12 +150,8 @@ def _launch(
     check_like(weight, x, "weight")
     if not weight.is_contiguous() or weight.data_ptr() % 16:
         raise ValueError(f"weight must be contiguous and aligned to 16 bytes, got strides {weight.stride()}")
-    x_tiles = num_x_tiles(m)
-    config = config or _DEFAULTS[x_tiles]
-    if not 0 < m <= MAX_ROWS or k % config.stage_k:
-        raise ValueError(
-            f"x must have 1 to {MAX_ROWS} rows of a multiple of {config.stage_k} elements, got {list(x.shape)}"
-        )
+    if not 0 < m <= MAX_ROWS or k % _STAGE_K:
+        raise ValueError(f"x must have 1 to {MAX_ROWS} rows of a multiple of {_STAGE_K} elements, got {list(x.shape)}")
     n = weight.shape[0]
     width = n // 2 if epilogue == _SILU_MUL else n
     if bias is not None:
@@ -154,17 +163,17 @@ def _launch(
     check_like(out, x, "out")
     if not out.is_contiguous():
         raise ValueError(f"out must be contiguous, got strides {out.stride()}")
-    num_tiles = -(-width // (_TILE_ROWS // (2 if epilogue == _SILU_MUL else 1)))
+    x_tiles = -(-m // 8)
+    config = config or _DEFAULTS[x_tiles]
+    num_tiles = -(-out.shape[1] // (_TILE_ROWS // (2 if epilogue == _SILU_MUL else 1)))
     # As many CTAs as give each the same number of tiles, give or take one.
-    most = -(-num_tiles // jit.num_sms(x.device.index))
-    grid = -(-num_tiles // most)
-    # Sums of a slab of K wait in shared memory for the next slab.
-    totals = most * _TILE_ROWS * 8 * x_tiles * 4 if k > _SLAB // x_tiles else 0
-    boxes = tensor_map(
-        weight.data_ptr(), weight.dtype, (_PANEL, n, k // _PANEL), (k, _PANEL), (_PANEL, 8, config.stage_k // _PANEL)
-    )
+    most = _tiles_per_cta(num_tiles, x.device)
+    shared_bytes = _shared_bytes(config, m, num_tiles, k, x.device)
+    if shared_bytes > _SHARED_LIMIT:
+        raise ValueError(f"{m} rows times a weight of {list(weight.shape)} needs {shared_bytes} bytes of shared memory")
+    boxes = (_PANEL, n, k // _PANEL), (k, _PANEL), (_PANEL, 8, _STAGE_K // _PANEL)
     params = _PARAMS.pack(
-        boxes,
+        tensor_map(weight.data_ptr(), weight.dtype, *boxes),
         x.data_ptr(),
         0 if bias is None else bias.data_ptr(),
         out.data_ptr(),
@@ -173,14 +182,13 @@ def _launch(
         n,
         k,
         num_tiles,
-        config.prefetch_stages,
         config.trigger_stages,
     )
-    _kernel(scalar, epilogue, x_tiles, config, x.device).launch(
-        grid=(grid, 1, 1),
+    _kernel(SCALAR_NAMES[x.dtype], epilogue, x_tiles, config, x.device).launch(
+        grid=(-(-num_tiles // most), 1, 1),
         block=(32 * _WARPS, 1, 1),
         args=(params,),
-        smem_bytes=config.shared_bytes(x_tiles) + totals,
+        smem_bytes=shared_bytes,
         pdl=pdl,
     )
     return out

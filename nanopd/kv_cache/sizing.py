@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from nanopd.config import CacheConfig, ModelConfig
+from nanopd.config.model import DTYPE_BYTES
 from nanopd.errors import ConfigError
 
 GPU_FRACTION = 0.9
 CPU_FRACTION = 0.25  # a CPU's memory is everybody's
-# Activations, workspaces and CUDA graphs live beside weights and KV.
-GPU_RESERVE_BYTES = 2 << 30
+GPU_RESERVE_BYTES = 1 << 30  # workspaces, CUDA graphs and the allocator's slack live beside weights and KV
 
 
 def size_pool(
@@ -22,16 +22,21 @@ def size_pool(
     *,
     num_workers_on_device: int = 1,
     max_useful_tokens: int | None = None,
+    max_step_tokens: int = 0,
 ) -> int:
     """Number of blocks: ``cache.num_blocks`` when given, else what free memory allows once the weights are loaded.
 
-    ``max_useful_tokens``: more than the scheduler could ever fill (max sequences times context length) is not taken.
+    ``max_step_tokens``: tokens of the largest step, whose activations need room on a GPU. ``max_useful_tokens``: more than the scheduler could
+    ever fill (max sequences times context length) is not taken.
     Raises ConfigError when not even one block fits.
     """
     if cache.num_blocks is not None:
         return cache.num_blocks
     block_bytes = cache.block_size * model.kv_bytes_per_token(dtype)
-    num_blocks = kv_budget_bytes(model, cache, dtype, device, num_workers_on_device) // block_bytes
+    budget = kv_budget_bytes(model, cache, dtype, device, num_workers_on_device)
+    if device.type == "cuda":
+        budget -= max_step_tokens * activation_bytes_per_token(model, dtype)
+    num_blocks = budget // block_bytes
     if num_blocks < 1:
         raise ConfigError(f"no memory for the KV cache on {device}: one block takes {block_bytes} bytes; raise memory_fraction or set num_blocks")
     if max_useful_tokens is not None:
@@ -46,10 +51,15 @@ def kv_budget_bytes(model: ModelConfig, cache: CacheConfig, dtype: str, device: 
         share = total * (cache.memory_fraction or GPU_FRACTION) / num_workers_on_device
         used = torch.cuda.memory_reserved(device)  # the weights, by now
         return int(min(share - used, free) - GPU_RESERVE_BYTES)
-    weight_bytes = model.num_parameters * (4 if dtype == "float32" else 2)
+    weight_bytes = model.num_parameters * DTYPE_BYTES[dtype]
     share = available_cpu_bytes() * (cache.memory_fraction or CPU_FRACTION) / num_workers_on_device
     # Workers of one machine map the same weights (see weights.converted), so their cost is not charged to a small share twice.
     return int(max(share - weight_bytes, share / 2))
+
+
+def activation_bytes_per_token(model: ModelConfig, dtype: str) -> int:
+    """Of the widest point of a layer: residual, norm, the fused gate-up projection and its product."""
+    return (3 * model.hidden_size + 3 * model.intermediate_size) * DTYPE_BYTES[dtype]
 
 
 def available_cpu_bytes() -> int:

@@ -58,8 +58,14 @@ class KvCache:
         """Copies whole blocks, (source, destination) each, in every layer. All sources are read before any destination is written."""
         if not pairs:
             return
-        sources, destinations = torch.tensor(pairs, dtype=torch.int64).T.to(self.pool.device)
-        self.pool.index_copy_(1, destinations, self.pool.index_select(1, sources))
+        sources, destinations = zip(*pairs, strict=True)
+        if self.pool.is_cuda and not set(sources) & set(destinations):
+            from nanopd.kernels.block_copy import move_blocks
+
+            source_ids, destination_ids = torch.tensor((sources, destinations), dtype=torch.int32).to(self.pool.device)
+            move_blocks(self.pool, source_ids, self.pool, destination_ids)
+        else:
+            self.scatter(destinations, self.gather(sources))
 
     def gather(self, block_ids: Sequence[int]) -> torch.Tensor:
         """The blocks' contents as [L, n, 2, K, S, D], a copy."""

@@ -11,5 +11,5 @@ def checksum_blocks(pool: torch.Tensor, block_ids: Sequence[int]) -> int:
     checksum = 0
     for block_id in block_ids:
         block = pool[:, block_id].contiguous().view(torch.uint8).flatten().cpu()
-        checksum = zlib.crc32(memoryview(block.numpy()), checksum)
+        checksum = zlib.crc32(block.numpy().data, checksum)
     return checksum

@@ -36,6 +36,8 @@ class SamplingTensors:
 
 def sample(logits_RV: torch.Tensor, sampling: SamplingTensors | None) -> torch.Tensor:
     """Token ids, int64 [R]. ``sampling`` None: every row is greedy."""
+    if logits_RV.is_cuda:
+        return _sample_in_one_launch(logits_RV, sampling)
     if sampling is None or not sampling.any_random:
         return logits_RV.argmax(dim=-1)
     p_RV = probabilities(logits_RV, sampling)
@@ -43,6 +45,16 @@ def sample(logits_RV: torch.Tensor, sampling: SamplingTensors | None) -> torch.T
     if not sampling.any_greedy:
         return drawn
     return torch.where(sampling.temperature_R > 0, drawn, logits_RV.argmax(dim=-1))
+
+
+def _sample_in_one_launch(logits_RV: torch.Tensor, sampling: SamplingTensors | None) -> torch.Tensor:
+    """The same rules in our kernel; this module's torch code is its oracle."""
+    from nanopd.kernels import sampling as kernel
+
+    if sampling is None or not sampling.any_random:
+        return kernel.greedy(logits_RV)
+    cuts = (sampling.top_k_R, sampling.top_p_R, sampling.min_p_R) if sampling.any_cut else (None, None, None)
+    return kernel.sample(logits_RV, sampling.temperature_R, sampling.uniform_R, *cuts)
 
 
 def probabilities(logits_RV: torch.Tensor, sampling: SamplingTensors) -> torch.Tensor:

@@ -6,18 +6,25 @@ from dataclasses import dataclass, field
 import torch
 
 from nanopd.batch import StepResult
-from nanopd.model_runner.logprobs import LogprobTensors
+from nanopd.model_runner.logprobs import LogprobTensors, pinned_copy
 from nanopd.request import TokenLogprobs
 
 
 @dataclass(slots=True)
 class StepOutputs:
-    """What a step leaves on its device. On a GPU ``token_ids`` is a pinned host copy, valid once the step's event has passed."""
+    """What a step leaves on its device."""
 
     token_ids_R: torch.Tensor
     logprob_row_ids: list[int] = field(default_factory=list)  # rows that asked for log-probabilities
     logprobs: LogprobTensors | None = None
     prompt_logprobs: dict[str, list[LogprobTensors]] = field(default_factory=dict)
+
+    def start_copies_to_host(self) -> None:
+        """Replaces the tensors by pinned host copies, valid once the stream has got so far: later steps are not waited for."""
+        self.token_ids_R = pinned_copy(self.token_ids_R)
+        for tensors in (self.logprobs, *(piece for pieces in self.prompt_logprobs.values() for piece in pieces)):
+            if tensors is not None:
+                tensors.start_copies_to_host()
 
     def to_host(self, device_ms: float) -> StepResult:
         token_ids = self.token_ids_R.tolist()

@@ -21,14 +21,23 @@ class LogprobTensors:
     top_ids_Nk: torch.Tensor
     num_top: tuple[int, ...]  # how many of the k each row asked for
 
+    def start_copies_to_host(self) -> None:
+        """Replaces the tensors by pinned copies, valid once the stream has got so far."""
+        self.chosen_N, self.token_ids_N = pinned_copy(self.chosen_N), pinned_copy(self.token_ids_N)
+        self.top_values_Nk, self.top_ids_Nk = pinned_copy(self.top_values_Nk), pinned_copy(self.top_ids_Nk)
+
     def to_host(self) -> list[TokenLogprobs]:
-        """Waits for the device."""
         values, ids = self.top_values_Nk.tolist(), self.top_ids_Nk.tolist()
         chosen, tokens = self.chosen_N.tolist(), self.token_ids_N.tolist()
         return [
             TokenLogprobs(tokens[row], chosen[row], tuple(zip(ids[row][:k], values[row][:k], strict=True)))
             for row, k in enumerate(self.num_top)
         ]
+
+
+def pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Starts a copy to the host that the device makes when the stream gets there."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def logprob_rows(logits_NV: torch.Tensor, token_ids_N: torch.Tensor, num_top: tuple[int, ...]) -> LogprobTensors:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from nanopd.attention import make_backend
+from nanopd.attention import TorchAttention, make_backend
 from nanopd.batch import Batch
 from nanopd.config import EngineConfig, ModelConfig
 from nanopd.errors import ConfigError
@@ -13,10 +13,12 @@ from nanopd.kv_cache import KvCache, size_pool
 from nanopd.kv_cache.store import pool_bytes
 from nanopd.layers.rotary import cos_sin_table
 from nanopd.model_runner.device import DTYPES, resolve_device, resolve_dtype, set_cpu_threads
+from nanopd.model_runner.graphs import DecodeGraphs
 from nanopd.model_runner.handle import FailedStep, FinishedStep, RunningStep, StepOutputs
 from nanopd.model_runner.logprobs import logprob_rows, prompt_logprobs, rows_with_logprobs
 from nanopd.model_runner.prepare import StepTensors, prepare
 from nanopd.model_runner.sampling import sample_rows
+from nanopd.model_runner.warm_up import warm_up
 from nanopd.models.decoder import Decoder
 from nanopd.weights import load_config, resolve_model
 from nanopd.weights.loader import load_weights
@@ -27,14 +29,21 @@ AllocateKv = Callable[[int], torch.Tensor]  # bytes wanted -> zeroed uint8 buffe
 class ModelRunner:
     """Implements ``engine.Executor``. Steps run in the order of submission; use it from one thread."""
 
-    def __init__(self, decoder: Decoder, kv_cache: KvCache, max_model_len: int, dtype: str) -> None:
+    def __init__(
+        self, decoder: Decoder, kv_cache: KvCache, max_model_len: int, max_num_seqs: int, *, cuda_graphs: bool = False
+    ) -> None:
         self.model_config: ModelConfig = decoder.config
         self.kv_cache = kv_cache
         self.max_model_len = max_model_len
         self.device = kv_cache.pool.device
-        self.dtype = dtype
+        self.dtype = str(kv_cache.pool.dtype).removeprefix("torch.")
         self._decoder = decoder
-        self._previous_ids_R: torch.Tensor | None = None  # sampled by the step before, on the device
+        self._graphs = DecodeGraphs(decoder, kv_cache, max_num_seqs, max_model_len) if cuda_graphs else None
+        # Ids sampled by the step before stay on the device; a graph reads them where it was captured to.
+        if self._graphs is not None:
+            self._sampled_ids_R = self._graphs.sampled_ids_R
+        else:
+            self._sampled_ids_R = torch.zeros(max_num_seqs, dtype=torch.int32, device=self.device)
 
     @classmethod
     def load(cls, config: EngineConfig, *, num_workers_on_device: int = 1, allocate_kv: AllocateKv | None = None) -> "ModelRunner":
@@ -57,13 +66,21 @@ class ModelRunner:
             device,
             num_workers_on_device=num_workers_on_device,
             max_useful_tokens=config.scheduler.max_num_seqs * limit,
+            max_step_tokens=config.scheduler.max_num_batched_tokens,
         )
         max_model_len = _bounded_by_pool(config, limit, num_blocks * config.cache.block_size)
         storage = allocate_kv(pool_bytes(model, num_blocks, config.cache.block_size, dtype)) if allocate_kv else None
         kv_cache = KvCache.allocate(model, num_blocks, config.cache.block_size, DTYPES[dtype], device, storage)
-        attention = make_backend(config.attention_backend, model, device, DTYPES[dtype])
+        attention = make_backend(config.attention_backend, model, config.cache.block_size, device, DTYPES[dtype])
         decoder = Decoder(model, tensors, cos_sin_table(model, max_model_len, device), attention)
-        return cls(decoder, kv_cache, max_model_len, dtype)
+        max_num_seqs = config.scheduler.max_num_seqs
+        if device.type == "cpu":
+            return cls(decoder, kv_cache, max_model_len, max_num_seqs)
+        use_graphs = config.cuda_graphs and not isinstance(attention, TorchAttention)
+        with torch.cuda.device(device):
+            runner = cls(decoder, kv_cache, max_model_len, max_num_seqs, cuda_graphs=use_graphs)
+            warm_up(runner)
+        return runner
 
     @torch.inference_mode()
     def submit(self, batch: Batch) -> FinishedStep | RunningStep | FailedStep:
@@ -81,35 +98,35 @@ class ModelRunner:
         with torch.cuda.device(self.device):
             started.record()
             outputs = self._step(batch)
-            host_ids = torch.empty(outputs.token_ids_R.shape, dtype=torch.int64, pin_memory=True)
-            outputs.token_ids_R = host_ids.copy_(outputs.token_ids_R, non_blocking=True)
+            outputs.start_copies_to_host()
             ended.record()
         return RunningStep(outputs, started, ended)
 
     def _step(self, batch: Batch) -> StepOutputs:
         self.kv_cache.copy_blocks(batch.block_copies)
+        if self._graphs is not None and self._graphs.fits(batch):
+            return self._sample(batch, self._graphs.run(batch))
         step = prepare(batch, self.kv_cache.block_size, self.device)
         hidden_TE = self._decoder.forward(self._input_ids(step), step.attention, self.kv_cache)
-        outputs = self._sample(batch, hidden_TE, step)
+        if len(step.sample_rows_R):
+            outputs = self._sample(batch, self._decoder.logits(hidden_TE.index_select(0, step.sample_rows_R)))
+        else:
+            outputs = StepOutputs(torch.empty(0, dtype=torch.int64))
         outputs.prompt_logprobs = prompt_logprobs(batch, hidden_TE, self._decoder)
         return outputs
 
     def _input_ids(self, step: StepTensors) -> torch.Tensor:
         if step.previous_rows_T is None:
             return step.token_ids_T
-        assert self._previous_ids_R is not None, "previous_row refers to a step that sampled nothing"
-        sampled = self._previous_ids_R[step.previous_rows_T.clamp(min=0)]
-        return torch.where(step.previous_rows_T >= 0, sampled, step.token_ids_T)
+        sampled = self._sampled_ids_R[step.previous_rows_T.clamp(min=0)]
+        return torch.where(step.previous_rows_T >= 0, sampled.long(), step.token_ids_T)
 
-    def _sample(self, batch: Batch, hidden_TE: torch.Tensor, step: StepTensors) -> StepOutputs:
+    def _sample(self, batch: Batch, logits_RV: torch.Tensor) -> StepOutputs:
         specs = [s.sample for s in batch.slices if s.sample is not None]
-        if not specs:
-            self._previous_ids_R = None
-            return StepOutputs(torch.empty(0, dtype=torch.int64))
-        logits_RV = self._decoder.logits(hidden_TE.index_select(0, step.sample_rows_R))
         rows = rows_with_logprobs(specs)
         raw_NV = logits_RV[rows] if rows else None  # a copy: sampling adjusts logits in place
-        token_ids_R = self._previous_ids_R = sample_rows(logits_RV, specs)
+        token_ids_R = sample_rows(logits_RV, specs)
+        self._sampled_ids_R[: len(specs)].copy_(token_ids_R)
         outputs = StepOutputs(token_ids_R)
         if raw_NV is not None:
             num_top = tuple(specs[row].params.logprobs or 0 for row in rows)

@@ -24,8 +24,8 @@ def sampling_tensors(specs: Sequence[SampleSpec], device: torch.device) -> Sampl
     if all(p.is_greedy for p in params):
         return None
     rows = np.array([(p.temperature, p.top_p, p.min_p, s.uniform) for p, s in zip(params, specs, strict=True)], dtype=np.float32)
-    temperature, top_p, min_p, uniform = torch.from_numpy(rows.T.copy()).to(device, non_blocking=True)
-    top_k = torch.from_numpy(np.array([p.top_k for p in params], dtype=np.int64)).to(device, non_blocking=True)
+    temperature, top_p, min_p, uniform = _to_device(rows.T, device)
+    top_k = _to_device(np.array([p.top_k for p in params], dtype=np.int64), device)
     return SamplingTensors(
         temperature_R=temperature,
         top_k_R=top_k,
@@ -36,3 +36,8 @@ def sampling_tensors(specs: Sequence[SampleSpec], device: torch.device) -> Sampl
         any_greedy=any(p.is_greedy for p in params),
         any_cut=any(not p.is_greedy and (p.top_k > 0 or p.top_p < 1.0 or p.min_p > 0.0) for p in params),
     )
+
+
+def _to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -13,10 +13,9 @@ import torch
 from nanopd.attention.backend import AttentionBackend, AttentionBatch, HeadNorms
 from nanopd.config import ModelConfig
 from nanopd.kv_cache import KvCache
-from nanopd.layers.activation import silu_mul
 from nanopd.layers.embedding import embed
-from nanopd.layers.linear import linear
-from nanopd.layers.norm import add_rms_norm_, rms_norm
+from nanopd.layers.linear import linear, linear_add_, linear_silu_mul
+from nanopd.layers.norm import rms_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +53,20 @@ class Decoder:
     def forward(self, token_ids_T: torch.Tensor, batch: AttentionBatch, kv: KvCache) -> torch.Tensor:
         """Stores the tokens' KV and returns their hidden states after the final norm, [T, E]."""
         eps = self.config.rms_norm_eps
-        residual = embed(token_ids_T, self.embedding)
-        x = rms_norm(residual, self.layers[0].input_norm, eps)
+        residual_TE = embed(token_ids_T, self.embedding)
         for index, layer in enumerate(self.layers):
-            x = self._attention(layer, x, kv.layer(index), batch)
-            x = add_rms_norm_(x, residual, layer.mlp_norm, eps)
-            x = linear(silu_mul(linear(x, layer.gate_up, layer.gate_up_bias)), layer.down, layer.down_bias)
-            last = index + 1 == len(self.layers)
-            x = add_rms_norm_(x, residual, self.final_norm if last else self.layers[index + 1].input_norm, eps)
-        return x
+            x_TE = rms_norm(residual_TE, layer.input_norm, eps)
+            qkv_TX = linear(x_TE, layer.qkv, layer.qkv_bias)
+            q_THD = self.attention.store(qkv_TX, self.cos_sin_PD, layer.head_norms, kv.layer(index), batch)
+            out_THD = self.attention.attend(q_THD, kv.layer(index), batch)
+            linear_add_(out_THD.reshape(len(q_THD), -1), layer.o, layer.o_bias, residual_TE)
+            x_TE = rms_norm(residual_TE, layer.mlp_norm, eps)
+            linear_add_(linear_silu_mul(x_TE, layer.gate_up, layer.gate_up_bias), layer.down, layer.down_bias, residual_TE)
+        return rms_norm(residual_TE, self.final_norm, eps)
 
-    def logits(self, hidden_RE: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden_RE: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """[R, V] in the model's dtype."""
-        return linear(hidden_RE, self.lm_head)
-
-    def _attention(self, layer: LayerWeights, x_TE: torch.Tensor, kv_layer: torch.Tensor, batch: AttentionBatch) -> torch.Tensor:
-        qkv = linear(x_TE, layer.qkv, layer.qkv_bias)
-        q_THD = self.attention.store(qkv, self.cos_sin_PD, layer.head_norms, kv_layer, batch)
-        out_THD = self.attention.attend(q_THD, kv_layer, batch)
-        return linear(out_THD.reshape(x_TE.shape[0], -1), layer.o, layer.o_bias)
+        return linear(hidden_RE, self.lm_head, out=out)
 
 
 def _layer_weights(config: ModelConfig, tensors: dict[str, torch.Tensor], index: int) -> LayerWeights:

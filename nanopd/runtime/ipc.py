@@ -20,7 +20,7 @@ from nanopd.workers.channel import identity, parse_identity
 logger = logging.getLogger(__name__)
 
 _DIRECTORY = re.compile(r"nanopd-(\d+)-[0-9a-f]{8}")
-_MAX_PATH = 100  # a Unix socket's path has 107 bytes
+_MAX_PARENT = 107 - len("/nanopd-4194304-0123abcd/workers")  # a Unix socket's path has at most 107 bytes
 
 
 class ControllerChannel:
@@ -64,7 +64,7 @@ class ControllerChannel:
 def _make_directory() -> Path:
     """A fresh directory with mode 0700, named after this process so that what a killed controller left can be told and removed."""
     parent = Path(tempfile.gettempdir())
-    if len(str(parent)) > _MAX_PATH - 40:
+    if len(os.fsencode(parent)) > _MAX_PARENT:
         parent = Path("/tmp")
     _remove_leftovers(parent)
     directory = parent / f"nanopd-{os.getpid()}-{secrets.token_hex(4)}"

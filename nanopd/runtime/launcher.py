@@ -11,9 +11,10 @@ from typing import Protocol
 
 import msgspec
 
-import nanopd
 from nanopd.workers.options import WorkerOptions
 from nanopd.workers.process import BuildParts, build_parts, run_worker
+
+_PACKAGE_PARENT = Path(__file__).resolve().parents[2]  # workers import nanopd from where this process did
 
 
 class WorkerHandle(Protocol):
@@ -40,8 +41,7 @@ class LocalProcessLauncher:
     """A fresh Python per worker: nothing of this process is inherited but the environment, and a script needs no ``__main__`` guard."""
 
     async def launch(self, options: WorkerOptions) -> WorkerHandle:
-        package_parent = str(Path(nanopd.__file__).parents[1])
-        paths = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(_PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # the working directory is no place to import from

@@ -151,8 +151,8 @@ class Scheduler:
             if piece.sample is None:
                 continue
             seq.num_pending -= 1
-            # a sequence that has ended meanwhile has a spare token: dropped
-            if state is SeqState.RUNNING or state is SeqState.WAITING:
+            # the spare token of a sequence that has ended is dropped, and that of a preempted one: it will be drawn again
+            if state is SeqState.RUNNING:
                 self._accept(seq, result.token_ids[row], result.logprobs[row], now)
             row += 1
 
@@ -317,7 +317,7 @@ class Scheduler:
         return True
 
     def _accept(self, seq: Sequence, token_id: int, logprobs: TokenLogprobs | None, now: float) -> None:
-        """A new token of a running (or preempted) sequence."""
+        """A new token of a running sequence."""
         index = len(seq.token_ids) - seq.num_prompt_tokens
         seq.token_ids.append(token_id)
         reason = seq.finish_reason()

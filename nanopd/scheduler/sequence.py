@@ -116,8 +116,8 @@ class Sequence:
 
     @property
     def is_preemptible(self) -> bool:
-        """Recomputing is safe: nobody reads the blocks, and no first token of a held prefill is under way."""
-        return self.kind is not LegKind.PREFILL or (not self.is_exposed and self.num_in_flight == 0)
+        """Nobody outside reads the blocks, so they may be given back and recomputed."""
+        return not self.is_exposed
 
     def finish_reason(self) -> FinishReason | None:
         """Whether the tokens known so far end the request."""

@@ -69,9 +69,7 @@ class AdminEndpoints:
         if fields.prompt is not None:
             tokens = tokenizer.encode(fields.prompt, add_special_tokens=fields.add_special_tokens)
         else:
-            tokens = tokenizer.encode_chat(
-                plain_messages(fields.messages or []), add_generation_prompt=fields.add_generation_prompt
-            )
+            tokens = tokenizer.encode_chat(plain_messages(fields.messages or []), fields.add_generation_prompt)
         return JSONResponse(
             {"tokens": tokens, "count": len(tokens), "max_model_len": self._context.generator.controller.max_model_len}
         )

@@ -58,6 +58,7 @@ class Call:
 
 async def answer(context: ServerContext, http: Request, call: Call) -> Response:
     """Submits every prompt, then answers. Leaving in any way, a disconnect included, aborts what is unfinished."""
+    context.check_size(len(call.prompts) * call.n)
     reply = _Reply(context, call)
     generations = await _submit_all(context, call)
     if call.stream:

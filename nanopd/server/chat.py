@@ -15,7 +15,7 @@ from nanopd.runtime.generation import ChoiceDelta
 from nanopd.server.answer import Call, answer
 from nanopd.server.context import ServerContext
 from nanopd.server.logprobs import chat_logprobs
-from nanopd.server.parsing import parse, read_body, require_neutral
+from nanopd.server.parsing import prepare, read_body, require_neutral
 from nanopd.server.protocol import ChatRequest
 from nanopd.server.sampling import generation_options, num_choices, sampling_params
 from nanopd.tokenizer import Tokenizer
@@ -28,11 +28,11 @@ class ChatEndpoint:
         self._context = context
 
     async def post(self, http: Request) -> Response:
-        fields = parse(await read_body(http, self._context.config.max_body_bytes), ChatRequest)
-        self._context.check_model(fields.model)
-        return await answer(self._context, http, self._call(fields))
+        body = await read_body(http, self._context.config.max_body_bytes)
+        return await answer(self._context, http, await prepare(body, self._call, ChatRequest))
 
     def _call(self, fields: ChatRequest) -> Call:
+        self._context.check_model(fields.model)
         require_neutral("response_format", fields.response_format, {"type": "text"})
         require_neutral("tools", fields.tools, [])
         require_neutral("tool_choice", fields.tool_choice, "none", "auto")
@@ -41,11 +41,7 @@ class ChatEndpoint:
             raise InvalidRequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         tokenizer = self._context.generator.tokenizer
         messages = plain_messages(fields.messages)
-        prompt = tokenizer.encode_chat(
-            messages,
-            add_generation_prompt=fields.add_generation_prompt is not False,
-            **(fields.chat_template_kwargs or {}),
-        )
+        prompt = tokenizer.encode_chat(messages, fields.add_generation_prompt is not False, fields.chat_template_kwargs)
         limit = fields.max_completion_tokens if fields.max_completion_tokens is not None else fields.max_tokens
         return Call(
             request_id=f"chatcmpl-{secrets.token_hex(12)}",

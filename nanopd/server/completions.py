@@ -14,7 +14,7 @@ from nanopd.runtime.generation import ChoiceDelta
 from nanopd.server.answer import Call, answer
 from nanopd.server.context import ServerContext
 from nanopd.server.logprobs import CompletionLogprobs, joined
-from nanopd.server.parsing import parse, read_body, require_neutral
+from nanopd.server.parsing import prepare, read_body, require_neutral
 from nanopd.server.protocol import CompletionRequest
 from nanopd.server.sampling import generation_options, num_choices, sampling_params
 from nanopd.tokenizer import Tokenizer
@@ -29,11 +29,11 @@ class CompletionsEndpoint:
         self._context = context
 
     async def post(self, http: Request) -> Response:
-        fields = parse(await read_body(http, self._context.config.max_body_bytes), CompletionRequest)
-        self._context.check_model(fields.model)
-        return await answer(self._context, http, self._call(fields))
+        body = await read_body(http, self._context.config.max_body_bytes)
+        return await answer(self._context, http, await prepare(body, self._call, CompletionRequest))
 
     def _call(self, fields: CompletionRequest) -> Call:
+        self._context.check_model(fields.model)
         n = num_choices(fields, self._context.config.max_n)
         require_neutral("best_of", fields.best_of, n)
         require_neutral("suffix", fields.suffix, "")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nanopd.config import ServerConfig
-from nanopd.errors import UnknownModelError
+from nanopd.errors import InvalidRequestError, UnknownModelError
 from nanopd.runtime.generation import Generator
 
 
@@ -15,6 +15,14 @@ class ServerContext:
     config: ServerConfig
     model_name: str
     started_at: int  # seconds since the epoch
+
+    def check_size(self, num_choices: int) -> None:
+        """Raises InvalidRequestError for a call that no empty queue could take: retrying would not help."""
+        limit = self.generator.controller.cluster_config.max_queued_requests
+        if num_choices > limit:
+            raise InvalidRequestError(
+                f"prompts times n must be at most {limit} choices in all, got {num_choices}", "prompt"
+            )
 
     def check_model(self, name: str | None) -> None:
         """Raises UnknownModelError if the client wants another model than the served one; leaving it out is fine."""

@@ -1,6 +1,8 @@
 """From a request body to a checked struct: every refusal is a sentence that names the field."""
 
+import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,6 +11,9 @@ from starlette.requests import Request
 from nanopd.errors import InvalidRequestError
 
 T = TypeVar("T", bound=msgspec.Struct)
+R = TypeVar("R")
+
+_INLINE_BYTES = 16 << 10  # tokenising takes 0.4 us per character: 7 ms
 
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`")
@@ -34,13 +39,20 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     raise BodyTooLargeError(f"the request body must be at most {max_bytes} bytes, got {declared or 'more'}")
 
 
+async def prepare(body: bytes, make: Callable[[T], R], kind: type[T]) -> R:
+    """Parses the body and makes a call of it; on a thread if it is long, so that tokenising it does not hold up other clients' streams."""
+    if len(body) <= _INLINE_BYTES:
+        return make(parse(body, kind))
+    return await asyncio.to_thread(lambda: make(parse(body, kind)))
+
+
 def parse(body: bytes, kind: type[T]) -> T:
     """Decodes JSON into ``kind``. Raises InvalidRequestError."""
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _explain(str(error), kind) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequestError(f"the request body must be JSON: {error}") from error
 
 

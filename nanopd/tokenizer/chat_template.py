@@ -29,15 +29,24 @@ class ChatTemplate:
             raise ConfigError(f"the model's chat template does not parse: {error}") from error
         self._special_tokens = dict(special_tokens or {})
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any) -> str:
-        """The prompt text of a conversation. Raises InvalidRequestError with the template's own words if it refuses the messages."""
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt text of a conversation; ``variables`` are what this template takes besides (``enable_thinking`` and the like).
+
+        Raises InvalidRequestError with the template's own words if it refuses the messages.
+        """
+        given = {
+            **self._special_tokens,
+            **(variables or {}),
+            "messages": list(messages),
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            return self._template.render(
-                messages=list(messages),
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-                **variables,
-            )
+            return self._template.render(given)
         except (TemplateError, TypeError) as error:
             raise InvalidRequestError(f"messages do not fit the model's chat template: {error}", "messages") from error
 

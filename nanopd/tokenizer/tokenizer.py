@@ -48,15 +48,25 @@ class Tokenizer:
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return text
 
-    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt text of a conversation. Raises InvalidRequestError if the model has no template or it refuses the messages."""
         if self._template is None:
             raise InvalidRequestError("this model has no chat template: use completions, or a chat model", "messages")
-        return self._template.render(messages, add_generation_prompt, **variables)
+        return self._template.render(messages, add_generation_prompt, variables)
 
-    def encode_chat(self, messages: Sequence[Message], **variables: Any) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Token ids of a conversation; the template itself writes BOS where the model wants it."""
-        return self.encode(self.render_chat(messages, **variables), add_special_tokens=False)
+        return self.encode(self.render_chat(messages, add_generation_prompt, variables), add_special_tokens=False)
 
     def detokenizer(self, skip_special_tokens: bool = True) -> IncrementalDetokenizer:
         """A fresh incremental detokeniser for one output."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from nanopd.clock import Clock
-from nanopd.engine import Engine, StepReport
+from nanopd.engine import ComputedRange, EndedSeq, Engine, Reservation, SeqOutput, StepReport
 from nanopd.errors import InvalidRequestError, TransferError
 from nanopd.kv_transfer.transport import KvSender, PoolHandle
 from nanopd.messages import (
@@ -31,7 +31,6 @@ from nanopd.messages import (
     ToWorker,
 )
 from nanopd.request import FinishReason
-from nanopd.scheduler.outcome import ComputedRange, EndedSeq, SeqOutput
 from nanopd.workers.handoff import Handoff, handoff_of_push
 from nanopd.workers.legs import OpenLeg, seq_id_of
 
@@ -62,6 +61,7 @@ class Worker:
         self._legs: dict[str, OpenLeg] = {}  # by seq_id
         self._pools: dict[tuple[str, int], PoolHandle] = {}  # by worker id and incarnation
         self._steps: deque[StepTiming] = deque(maxlen=MAX_STEPS_PER_HEARTBEAT)
+        self._inbox_read_at = clock.now()
 
     # ---- the door
 
@@ -94,7 +94,8 @@ class Worker:
                 self._peer_lost(message)
 
     def step(self) -> None:
-        """One engine step and a look at the pushes."""
+        """One engine step and a look at the pushes. The inbox has just been read."""
+        self._inbox_read_at = self._clock.now()
         self._take(self.engine.step())
         for result in self._sender.poll():
             leg = self._legs.get(handoff_of_push(result.push_id))
@@ -110,7 +111,8 @@ class Worker:
         """The worker's load, its steps since the last heartbeat, and the legs it has open."""
         steps = tuple(self._steps)
         self._steps.clear()
-        return Heartbeat(self.engine.stats(), steps, tuple((leg.leg, leg.state) for leg in self._legs.values()))
+        legs = tuple((leg.leg, leg.state) for leg in self._legs.values())
+        return Heartbeat(self.engine.stats(), steps, legs, loop_age_s=self._clock.now() - self._inbox_read_at)
 
     # ---- messages
 
@@ -189,18 +191,23 @@ class Worker:
         for out in report.outputs:
             self._note_output(out)
         for reservation in report.reserved:
-            leg = self._legs[reservation.seq_id]
-            leg.state, leg.reserved_ids = LegState.RESERVED, tuple(reservation.block_ids)
-            self.outbox.append(Reserved(leg.leg, leg.reserved_ids, reservation.num_resident_tokens))
+            self._reserved(reservation)
         for computed in report.computed:
             self._push(computed)
         for ended in report.ended:
-            if (leg := self._legs.get(ended.seq_id)) is not None:
-                self._engine_ended(leg, ended)
+            self._engine_ended(ended)
         if report.timing is not None:
             self._steps.append(report.timing)
 
-    def _engine_ended(self, leg: OpenLeg, ended: EndedSeq) -> None:
+    def _reserved(self, reservation: Reservation) -> None:
+        leg = self._legs[reservation.seq_id]
+        leg.state, leg.reserved_ids = LegState.RESERVED, tuple(reservation.block_ids)
+        self.outbox.append(Reserved(leg.leg, leg.reserved_ids, reservation.num_resident_tokens))
+
+    def _engine_ended(self, ended: EndedSeq) -> None:
+        leg = self._legs.get(ended.seq_id)
+        if leg is None:
+            return
         leg.waits_for_engine = False
         if leg.ending is None:
             reason = FinishReason.ABORT if ended.error is None else FinishReason.ERROR

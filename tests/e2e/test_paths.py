@@ -39,7 +39,7 @@ def test_greedy_tokens_follow_the_reference_on_every_path(live: LiveCluster, str
         assert report is not None
         if strategy is not Strategy.ADAPTIVE:
             assert report.decision.chosen.path == strategy.value
-        if report.decision.chosen.path == "disaggregated":
+        if strategy is Strategy.DISAGGREGATED:
             assert report.transport == "shared_memory" and report.transfer_bytes > 0
     if strategy is Strategy.DISAGGREGATED:
         assert live.snapshot().counters.handoffs - before == len(REFERENCE)

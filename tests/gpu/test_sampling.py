@@ -81,9 +81,9 @@ def test_against_float64(dtype, kind, vocab, apart):
     unfiltered = [allowed(logits[i], temperature[i], 0, 1.0, 0.0, uniform[i]) for i in range(num_rows)]
     log_softmax = torch.log_softmax(logits.double(), dim=-1)
     floats = [torch.tensor(v, device=DEVICE, dtype=torch.float32) for v in (temperature, uniform, top_p, min_p)]
-    configs = [sampling.ONE_CTA]
+    configs = [sampling.MANY_ROWS, sampling.MANY_FILTERED_ROWS]
     if torch.cuda.get_device_capability()[0] >= 9:
-        configs += [sampling.HOPPER, sampling.SamplingConfig(4, 256, 2, True)]
+        configs += [sampling.FEW_ROWS, sampling.SamplingConfig(4, 512, 2, True)]
     for config in configs:
         for index_dtype in (torch.int64, torch.int32):
             out = torch.full((num_rows,), -7, device=DEVICE, dtype=index_dtype)

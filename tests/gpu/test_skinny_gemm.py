@@ -11,7 +11,7 @@ pytestmark = [
 ]
 
 DEVICE = "cuda"
-SHAPES = [(6144, 4096), (4096, 12288), (1152, 512), (24, 1024), (3584, 18944), (40, 4608), (151936, 1024)]
+SHAPES = [(6144, 4096), (4096, 12288), (24576, 4096), (1152, 512), (32, 1024), (3584, 18944), (48, 4608), (151936, 1024)]
 
 
 def error(out, reference):
@@ -30,7 +30,7 @@ def test_against_float64(dtype, n, k):
 
     tolerance = 3e-3 if dtype == torch.bfloat16 else 4e-4
     torch.manual_seed(n + k)
-    for m in (1, 2, 3, 8, 9, 16, 17, 32):
+    for m in (1, 2, 3, 8, 9, 16):
         x, weight, bias = make(m, n, k, dtype)
         plain = x.double() @ weight.double().T
         for with_bias in (False, True):
@@ -47,7 +47,7 @@ def test_against_float64(dtype, n, k):
             assert error(skinny_linear_silu_mul(x, weight, given_bias, out), expected) < tolerance
 
 
-@pytest.mark.parametrize("m", [1, 8, 16, 32])
+@pytest.mark.parametrize("m", [1, 8, 16])
 def test_a_chain_under_pdl_equals_the_chain_without(m):
     """Each kernel starts while the one before still runs; a missing wait would show as a different sum."""
     from nanopd.kernels.norm import add_rms_norm, rms_norm
@@ -92,5 +92,5 @@ def test_bad_arguments():
     x, weight, _ = make(1, 64, 512, torch.bfloat16)
     with pytest.raises(ValueError, match="weight must have shape"):
         skinny_linear(x, weight[:, :256])
-    with pytest.raises(ValueError, match="1 to 32 rows"):
-        skinny_linear(torch.zeros(33, 512, device=DEVICE, dtype=torch.bfloat16), weight)
+    with pytest.raises(ValueError, match="1 to 16 rows"):
+        skinny_linear(torch.zeros(17, 512, device=DEVICE, dtype=torch.bfloat16), weight)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from nanopd.cluster.events import EmitTokens, FinishRequest, RequestReport
 from nanopd.cluster.snapshot import ClusterSnapshot, Counters, RequestSnapshot, WorkerSnapshot
-from nanopd.config import ModelConfig, Role
+from nanopd.config import ClusterConfig, ModelConfig, Role
 from nanopd.errors import OverloadedError
 from nanopd.messages import Leg, TokenDelta, WorkerStats
 from nanopd.request import FinishReason, Request, TokenLogprobs
@@ -90,6 +90,7 @@ class FakeController:
         self.is_held = False  # True: no token comes until it is False again
         self.fails_at: int | None = None  # output index at which every request fails
         self.capacity = 1000
+        self.cluster_config = ClusterConfig(max_queued_requests=1000)
         self.ready = {Role.COLLOCATED: True, Role.PREFILL: True, Role.DECODE: True}
         self.on_tokens: list[Callable[[EmitTokens], None]] = []
         self.on_finish: list[Callable[[FinishRequest, Request], None]] = []

@@ -4,8 +4,8 @@
 using namespace nanopd;
 
 // table [V, H] of 16-bit elements, ids [T], out [T, H]; both contiguous, H a multiple of 8. One CTA a token.
-extern "C" __global__ void embedding_kernel(const uint4* __restrict__ table, const TOKEN_ID* __restrict__ ids, uint4* __restrict__ out,
-                                            long long vocab, int vectors_per_row) {
+extern "C" __global__ void embedding_kernel(const uint4* __restrict__ table, const TOKEN_ID* __restrict__ ids,
+                                            uint4* __restrict__ out, long long vocab, int vectors_per_row) {
     let_successor_start();
     wait_for_predecessor();
     const long long id = ids[blockIdx.x];

@@ -1,12 +1,14 @@
 // Causal attention of chunks of new tokens on paged context, for any GPU from compute capability 8.0.
 //
-// FlashAttention-2 (Dao, arXiv 2307.08691) on mma.m16n8k16: a CTA holds 64 rows (query tokens times the query heads of one kv
-// head) in registers and walks over the keys, two tiles of K and V in flight through cp.async.
+// FlashAttention-2 (Dao, arXiv 2307.08691) on mma.m16n8k16: a CTA holds 64 rows (query tokens times the query heads of one
+// kv head) in registers and walks over the keys, two tiles of K and V in flight through cp.async.
 //
-// Macros: SCALAR (__nv_bfloat16 | __half), HEAD_DIM (64 | 128 | 256), BLOCK_SIZE (8 | 16 | 32 | 64), GROUP (query heads a kv head).
+// Macros: SCALAR (__nv_bfloat16 | __half), HEAD_DIM (64 | 128 | 256), BLOCK_SIZE (8 | 16 | 32 | 64), GROUP (query heads a
+// kv head), BLOCK_N (keys of a tile: 32 | 64).
 #include <nanopd/cp_async.cuh>
 #include <nanopd/mma.cuh>
 #include <nanopd/online_softmax.cuh>
+#include <nanopd/pdl.cuh>
 #include <nanopd/prefill_tile.cuh>
 
 namespace nanopd {
@@ -14,7 +16,6 @@ namespace nanopd {
 constexpr int kHeadDim = HEAD_DIM, kBlockSize = BLOCK_SIZE, kGroup = GROUP;
 constexpr int kNumWarps = 4, kNumThreads = 32 * kNumWarps;
 constexpr int BLOCK_M = 16 * kNumWarps;
-constexpr int BLOCK_N = kHeadDim <= 128 ? 64 : 32;
 constexpr int kNumStages = 2;
 constexpr int kTokens = BLOCK_M / kGroup;   // query tokens of a tile; the last BLOCK_M % kGroup rows stay empty
 constexpr int kChunks = kHeadDim / 8;       // 16-byte pieces of a row
@@ -26,10 +27,10 @@ static_assert(kGroup >= 1 && kGroup <= BLOCK_M, "the heads of one group must fit
 // Offset of a 16-byte piece in a tile of rows: the xor spreads the 8 rows an ldmatrix reads over all 32 banks.
 __device__ inline int swizzled(int row, int chunk) { return row * kHeadDim + (chunk ^ (row % 8)) * 8; }
 
-// Starts loading BLOCK_N keys (or values) from `first_key`; those past the context become zeros, so that whatever an unused
-// slot of the cache holds cannot reach the sums.
-__device__ inline void load_keys(SCALAR* tile, const SCALAR* kv, long long block_stride, const int* block_table, int first_key,
-                                 int context_len) {
+// Starts loading BLOCK_N keys (or values) from `first_key`; those past the context become zeros, so that whatever an
+// unused slot of the cache holds cannot reach the sums.
+__device__ inline void load_keys(SCALAR* tile, const SCALAR* kv, long long block_stride, const int* block_table,
+                                 int first_key, int context_len) {
 #pragma unroll
     for (int i = threadIdx.x; i < BLOCK_N * kChunks; i += kNumThreads) {
         const int row = i / kChunks, chunk = i % kChunks, key = first_key + row;
@@ -49,13 +50,15 @@ extern "C" __global__ void __launch_bounds__(128) paged_prefill_kernel(
     const int* __restrict__ cu_q_lens,           // [B + 1]
     const int* __restrict__ context_lens,        // [B]
     SCALAR* __restrict__ out,                    // [T, Hq, D], rows out_stride apart
-    long long q_stride, long long out_stride, long long kv_block_stride, int block_table_stride, int num_seqs, int num_kv_heads,
-    float scale_log2) {
+    long long q_stride, long long out_stride, long long kv_block_stride, int block_table_stride, int num_seqs,
+    int num_kv_heads, float scale_log2) {
     using namespace nanopd;
     extern __shared__ __align__(128) SCALAR shared[];
     SCALAR* const keys = shared;                               // [kNumStages][BLOCK_N][D]
     SCALAR* const values = shared + kNumStages * kTileSize;    // [kNumStages][BLOCK_N][D]
 
+    wait_for_predecessor();
+    let_successor_start();
     PrefillTile tile;
     if (!find_prefill_tile(blockIdx.x, cu_q_lens, context_lens, num_seqs, kTokens, num_kv_heads, tile)) return;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -104,8 +107,8 @@ extern "C" __global__ void __launch_bounds__(128) paged_prefill_kernel(
         cp_async_wait<1>();  // K of this tile; its V may still be on the way
         __syncthreads();     // ... for every thread, and the stage the next load overwrites has been read by all
         if (n + 1 < num_tiles)
-            load_keys(keys + (n + 1) % kNumStages * kTileSize, k_head, kv_block_stride, block_table, (n + 1) * BLOCK_N,
-                      tile.context_len);
+            load_keys(keys + (n + 1) % kNumStages * kTileSize, k_head, kv_block_stride, block_table,
+                      (n + 1) * BLOCK_N, tile.context_len);
         cp_async_commit();
 
         float scores[BLOCK_N / 2] = {};
@@ -121,7 +124,8 @@ extern "C" __global__ void __launch_bounds__(128) paged_prefill_kernel(
         }
         if ((n + 1) * BLOCK_N > first_limit) mask_scores<BLOCK_N>(scores, n * BLOCK_N, key_limit);
         float correction[2];
-        softmax.update<BLOCK_N>(scores, scale_log2, correction);
+        softmax.raise_max<BLOCK_N>(scores, scale_log2, correction);
+        softmax.exponentiate<BLOCK_N>(scores, scale_log2);
         scale_rows(output, correction);
         unsigned probabilities[BLOCK_N / 16][4];
         pack_probabilities<SCALAR, BLOCK_N>(scores, probabilities);
@@ -129,8 +133,8 @@ extern "C" __global__ void __launch_bounds__(128) paged_prefill_kernel(
         cp_async_wait<1>();  // V of this tile
         __syncthreads();
         if (n + 1 < num_tiles)
-            load_keys(values + (n + 1) % kNumStages * kTileSize, v_head, kv_block_stride, block_table, (n + 1) * BLOCK_N,
-                      tile.context_len);
+            load_keys(values + (n + 1) % kNumStages * kTileSize, v_head, kv_block_stride, block_table,
+                      (n + 1) * BLOCK_N, tile.context_len);
         cp_async_commit();
 #pragma unroll
         for (int k = 0; k < BLOCK_N / 16; ++k) {

@@ -6,7 +6,7 @@
 // A cluster of CTAs takes a row, each CTA a contiguous slice, each warp a contiguous run of it. The row is read from memory once:
 // that pass finds the maximum and, with a running maximum per thread, the mass of every run; the slice stays in shared memory for
 // what follows. Equal logits stand or fall together, so the filters keep "logit at least a cut" (sampling_cut.cuh).
-// The draw is by inversion in token order: which CTA, which warp's run, which token of it.
+// The draw is by inversion in token order: which CTA, which warp's run, which piece of it, which token.
 // All sums are taken in a fixed order: equal inputs give equal tokens.
 #include <nanopd/pdl.cuh>
 #include <nanopd/sampling_cut.cuh>
@@ -83,10 +83,12 @@ __device__ inline Peak cta_peak(const Best& best, float scale, Shared& shared) {
     if (threadIdx.x % 32 == 0) shared.warp_peaks[threadIdx.x / 32] = peak;
     __syncthreads();
     peak = {-INFINITY, 0.f, INFINITY};
+#pragma unroll 8
     for (int w = 0; w < kWarps; ++w) {
         peak.maximum = fmaxf(peak.maximum, shared.warp_peaks[w].maximum);
         peak.reached = fminf(peak.reached, shared.warp_peaks[w].reached);
     }
+#pragma unroll 8
     for (int w = 0; w < kWarps; ++w)
         peak.sum += rebased(shared.warp_peaks[w].sum, shared.warp_peaks[w].maximum, peak.maximum, scale);
     return peak;
@@ -131,6 +133,18 @@ __device__ inline void kept_masses(const Row& row, unsigned cut, int group, floa
     }
 }
 
+// Of groups [first_group, end_group), summed by a full warp.
+__device__ inline float kept_mass(const Row& row, unsigned cut, int first_group, int end_group) {
+    float sum = 0.f;
+    for (int group = first_group + threadIdx.x % 32; group < end_group; group += 32) {
+        float mass[kGroup];
+        kept_masses(row, cut, group, mass);
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) sum += mass[i];
+    }
+    return lane_group_sum<32>(sum);
+}
+
 // The kept mass of every warp's run and every CTA's slice: from the first pass where all is kept, else by another one.
 __device__ inline void sum_runs(const Row& row, unsigned cut, Shared& shared) {
     if (cut == 0 && !(row.min_mass > 0.f)) {
@@ -146,17 +160,11 @@ __device__ inline void sum_runs(const Row& row, unsigned cut, Shared& shared) {
         __syncthreads();
         return;
     }
-    float sum = 0.f;
-    for (int group = row.slice.first_group + threadIdx.x % 32; group < row.slice.end_group; group += 32) {
-        float mass[kGroup];
-        kept_masses(row, cut, group, mass);
-#pragma unroll
-        for (int i = 0; i < kGroup; ++i) sum += mass[i];
-    }
-    sum = lane_group_sum<32>(sum);
+    const float sum = kept_mass(row, cut, row.slice.first_group, row.slice.end_group);
     if (threadIdx.x % 32 == 0) shared.run_sums[threadIdx.x / 32] = sum;
     __syncthreads();
     float cta = 0.f;
+#pragma unroll 8
     for (int w = 0; w < kWarps; ++w) cta += shared.run_sums[w];
     publish(shared.cta_sums, cta);
     RowCluster::sync();
@@ -178,14 +186,14 @@ __device__ inline Run pick_run(const float* masses, int n, float target, float b
     return picked;
 }
 
-// The token within the slice; a full warp calls, with its own run.
-__device__ inline int pick_token(const Row& row, unsigned cut, float target, float before) {
+// The token within the slice, from groups [first_group, end_group); a full warp calls.
+__device__ inline int pick_token(const Row& row, unsigned cut, float target, float before, int first_group, int end_group) {
     const int lane = threadIdx.x % 32;
     int token = -1;  // the last one kept so far
-    for (int base = row.slice.first_group; base < row.slice.end_group; base += 32) {
+    for (int base = first_group; base < end_group; base += 32) {
         const int group = base + lane;
         float mass[kGroup] = {};
-        if (group < row.slice.end_group) kept_masses(row, cut, group, mass);
+        if (group < end_group) kept_masses(row, cut, group, mass);
         float upto = 0.f;
 #pragma unroll
         for (int i = 0; i < kGroup; ++i) upto += mass[i];
@@ -222,8 +230,19 @@ __device__ inline int draw(const Row& row, unsigned cut, float uniform, Shared& 
     Run run = pick_run(shared.cta_sums, kCtas, target, 0.f);
     if (run.index != RowCluster::rank()) return -1;
     run = pick_run(shared.run_sums, kWarps, target, run.before);
-    if (run.index != threadIdx.x / 32) return -1;
-    const int token = pick_token(row, cut, target, run.before);
+    if (run.index < 0) return -1;
+    // All warps share that run, so that none has a long way to walk alone.
+    const int first_group = run.index * row.slice.run_groups;
+    const int num_groups = min(row.slice.run_groups, row.slice.num_groups() - first_group);
+    const int piece = (num_groups + kWarps - 1) / kWarps;
+    const int warp = threadIdx.x / 32;
+    const int begin = first_group + min(warp * piece, num_groups), end = first_group + min((warp + 1) * piece, num_groups);
+    const float sum = kept_mass(row, cut, begin, end);
+    if (threadIdx.x % 32 == 0) shared.piece_sums[warp] = sum;
+    __syncthreads();
+    run = pick_run(shared.piece_sums, kWarps, target, run.before);
+    if (run.index != warp) return -1;
+    const int token = pick_token(row, cut, target, run.before, begin, end);
     return threadIdx.x % 32 == 0 ? token : -1;
 }
 
@@ -236,9 +255,9 @@ __device__ inline Slice my_slice(const Params& p, int index, LOGIT* shared) {
     slice.global = p.logits + index * p.row_stride + slice.first;
     slice.shared = shared;
     slice.aligned = reinterpret_cast<unsigned long long>(slice.global) % 16 == 0;
-    const int run = (slice.num_groups() + 32 * kWarps - 1) / (32 * kWarps) * 32;
-    slice.first_group = min(static_cast<int>(threadIdx.x) / 32 * run, slice.num_groups());
-    slice.end_group = min(slice.first_group + run, slice.num_groups());
+    slice.run_groups = (slice.num_groups() + 32 * kWarps - 1) / (32 * kWarps) * 32;
+    slice.first_group = min(static_cast<int>(threadIdx.x) / 32 * slice.run_groups, slice.num_groups());
+    slice.end_group = min(slice.first_group + slice.run_groups, slice.num_groups());
     return slice;
 }
 
@@ -297,7 +316,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, MIN_CTAS) sampling_kernel
         if constexpr (HAS_FILTERS) {
             const long long top_k =
                 p.top_k_is_64_bit ? static_cast<const long long*>(p.top_k)[index] : static_cast<const int*>(p.top_k)[index];
-            cut = find_cut(row, top_k, p.top_p[index], total, p.vocab, shared);
+            cut = find_cut(row, best.logit, top_k, p.top_p[index], total, p.vocab, shared);
         }
         token = draw(row, cut, p.uniform[index], shared);
     }

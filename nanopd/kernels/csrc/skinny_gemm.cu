@@ -1,18 +1,17 @@
 // y[M, N] = x[M, K] w[N, K]^T for few rows of x: a stream of weights through the tensor cores at the speed of memory.
 //
 // Macros: SCALAR (__nv_bfloat16 | __half), EPILOGUE (0: store | 1: add to the residual | 2: silu(gate) * up),
-//         X_TILES (of 8 rows of x: 1 | 2 | 4), STAGE_K (elements of K a stage: 512 | 1024), STAGES.
+//         X_TILES (of 8 rows of x: 1 | 2), SLAB_K (elements of K whose x is held in registers), STAGES.
 //
-// A persistent CTA takes tiles of 16 rows of w. TMA brings them, 16 rows x STAGE_K a stage, into a ring in shared memory. Eight
-// warps split K within each stage and multiply with mma.m16n8k16: 16 rows of w are its A operand, 8 rows of x its B operand, kept
-// in registers in fragments for a slab of K. At the end of a tile the eight partial sums meet in shared memory, always in the
-// same order; sums of a slab wait there for the next slab.
+// One persistent CTA an SM takes tiles of 16 rows of w. TMA brings them, 16 rows x 512 a stage, into a ring that fills shared
+// memory. Eight warps split K within each stage and multiply with mma.m16n8k16: 16 rows of w are its A operand, 8 rows of x its B
+// operand, kept in registers in fragments for a slab of K. At the end of a tile the eight partial sums meet in shared memory,
+// always in the same order; sums of a slab wait there for the next slab.
 //
 // A thread's 16-byte load holds 8 neighbours along K where an mma wants pairs 8 apart; since x is loaded by the same rule, both
 // operands see the same permutation of K and the sum does not notice.
 //
-// Weights do not depend on the previous kernel: under programmatic dependent launch the ring (and the next `prefetch_stages` in
-// L2) fills while that one ends. Registers and shared memory are held under half an SM so that two such kernels fit side by side.
+// Weights do not depend on the previous kernel: under programmatic dependent launch the ring fills while that one ends.
 #include <nanopd/math.cuh>
 #include <nanopd/mma.cuh>
 #include <nanopd/pdl.cuh>
@@ -24,7 +23,7 @@ enum Epilogue { kStore = 0, kAddResidual = 1, kSiluMul = 2 };
 
 constexpr int kEpilogue = EPILOGUE;
 constexpr int kXTiles = X_TILES;
-constexpr int kStageK = STAGE_K;
+constexpr int kStageK = 512;
 constexpr int kNumStages = STAGES;
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
@@ -33,9 +32,8 @@ constexpr int kPanelK = 64;                                  // a panel is 8 row
 constexpr int kPanelBytes = 1024;
 constexpr int kHalfBytes = kStageK / kPanelK * kPanelBytes;  // 8 of the 16 rows
 constexpr int kWarpPanels = kStageK / kPanelK / kWarps;      // of a stage
-constexpr int kSlabStages = 4096 / kXTiles / kStageK;        // stages whose x a warp holds in registers
+constexpr int kSlabStages = SLAB_K / kStageK;
 constexpr int kTileElements = kTileRows * 8 * kXTiles;
-constexpr int kPartialBuffers = kXTiles < 4 ? 2 : 1;
 static_assert(kSlabStages >= 1 && kWarpPanels >= 1);
 
 struct Params {
@@ -46,13 +44,12 @@ struct Params {
     long long x_stride;
     int m, n, k;
     int num_tiles;
-    int prefetch_stages;     // beyond the ring, into L2
     int trigger_stages;      // the successor may start when so many stages are left to be copied
 };
 
 struct Shared {
     alignas(1024) char ring[kNumStages][2][kHalfBytes];
-    float partial[kPartialBuffers][kWarps][kTileElements];
+    float partial[2][kWarps][kTileElements];
     Barrier full[kNumStages], empty[kNumStages];
 };
 
@@ -87,11 +84,6 @@ struct Cursor {
     }
 };
 
-__device__ inline void tma_prefetch_l2(const TensorMap& map, int c0, int c1, int c2) {
-    asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map), "r"(c0), "r"(c1), "r"(c2)
-                 : "memory");
-}
-
 // Keeps the ring full; the first thread alone.
 struct Producer {
     Cursor cursor;
@@ -103,17 +95,14 @@ struct Producer {
         barrier_arrive_expect(&shared.full[slot], 2 * kHalfBytes);
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-            tma_load(shared.ring[slot][half], p.w, &shared.full[slot], 0, cursor.row(p, schedule, half), cursor.panel());
+            tma_load_3d(shared.ring[slot][half], p.w, &shared.full[slot], 0, cursor.row(p, schedule, half), cursor.panel());
         cursor.advance(schedule);
         slot = slot + 1 == kNumStages ? 0 : slot + 1;
         ++num_issued;
     }
     __device__ void fill(const Params& p, const Schedule& schedule, Shared& shared) {
-        const int total = schedule.total();
-        while (num_issued < min(kNumStages, total)) issue(p, schedule, shared);
-        Cursor ahead = cursor;
-        for (int i = 0; i < min(p.prefetch_stages, total - kNumStages); ++i, ahead.advance(schedule))
-            for (int half = 0; half < 2; ++half) tma_prefetch_l2(p.w, 0, ahead.row(p, schedule, half), ahead.panel());
+        const int num_stages = min(kNumStages, schedule.total());
+        while (num_issued < num_stages) issue(p, schedule, shared);
     }
     // Refills the slot of the last stage but one, which the other warps have most likely left by now.
     __device__ void refill(const Params& p, const Schedule& schedule, Shared& shared, unsigned parity) {
@@ -204,7 +193,7 @@ __device__ inline void save_partial(const float (&acc)[kXTiles][4], float* parti
 }
 
 // Dynamic shared memory: Shared, then kTileElements floats for each tile of a CTA when K takes more than one slab.
-extern "C" __global__ void __launch_bounds__(kThreads, 2) skinny_gemm_kernel(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(kThreads, 1) skinny_gemm_kernel(const __grid_constant__ Params p) {
     extern __shared__ __align__(1024) char dynamic_shared[];
     Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared);
     float* totals = reinterpret_cast<float*>(dynamic_shared + sizeof(Shared));
@@ -255,9 +244,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) skinny_gemm_kernel(con
             } else {
                 store_tile(p, schedule.tile(tile_index), sum);
             }
-            // With two buffers a warp that runs ahead writes the other one, and meets all others before it is back at this.
-            if constexpr (kPartialBuffers == 1) __syncthreads();
-            buffer = (buffer + 1) % kPartialBuffers;
+            buffer ^= 1;  // a warp that runs ahead writes the other one, and meets all others before it is back at this
         }
     }
 }

@@ -1,341 +1,348 @@
 // Causal attention of chunks of new tokens on paged context, for Hopper.
 //
-// After FlashAttention-3 (Shah et al., arXiv 2407.08608): one producer warp copies K and V blocks through TMA, straight from the
-// block table, while consumer warpgroups of 64 rows each run both products as wgmma. Softmax hides behind matrix work twice:
-// a warpgroup's softmax of one key tile overlaps its own product with V of the tile before, and the warpgroups take turns
-// at issuing products ("ping-pong"), so that one computes exponentials while the other multiplies. CTAs are persistent and draw
-// tiles from a counter, longest first, so the producer already loads the next tile while the last one is finished and stored.
+// After FlashAttention-3 (Shah et al., arXiv 2407.08608): one producer warp copies K and V through TMA, one box a block,
+// straight from the block table, while consumer warpgroups of 64 rows each run both products as wgmma. The warpgroups
+// issue their products in turn ("ping-pong"), so that one computes exponentials while the other multiplies. CTAs are
+// persistent and draw their work from a counter, longest first: the producer already loads the next tile while the
+// consumers finish and store the last one. When tiles are too few to fill the GPU, each is split along its keys, and the
+// last part to finish merges them.
 //
-// Macros: SCALAR (__nv_bfloat16 | __half), HEAD_DIM (64 | 128 | 256), BLOCK_SIZE (8 | 16 | 32 | 64), GROUP (query heads a kv head).
+// Macros: SCALAR (__nv_bfloat16 | __half), HEAD_DIM (64 | 128 | 256), BLOCK_SIZE (8 | 16 | 32 | 64), GROUP (query heads a
+// kv head), BLOCK_N (keys of a tile: 64 | 128 | 160), SPLIT (0: num_splits is 1. Without the code that merges parts the
+// compiler sees that warps never diverge in the main loop, and leaves out what would bring them together again).
 #include <nanopd/bulk_copy.cuh>
-#include <nanopd/mma.cuh>
 #include <nanopd/online_softmax.cuh>
 #include <nanopd/pdl.cuh>
+#include <nanopd/prefill_merge.cuh>
 #include <nanopd/prefill_tile.cuh>
 #include <nanopd/sm90_tma.cuh>
 #include <nanopd/sm90_warpgroup.cuh>
 #include <nanopd/sm90_wgmma.cuh>
-
-#ifndef TUNE_QREG
-#define TUNE_QREG 0
-#endif
-#ifndef TUNE_NOLOAD
-#define TUNE_NOLOAD 0
-#endif
-#ifndef TUNE_NOSOFT
-#define TUNE_NOSOFT 0
-#endif
-#ifndef TUNE_PREG
-#define TUNE_PREG 40
-#define TUNE_CREG 232
-#endif
-#ifndef TUNE_PIN
-#define TUNE_PIN 0
-#endif
-#ifndef TUNE_LAZY
-#define TUNE_LAZY 0
-#endif
-#ifndef TUNE_TURNS
-#define TUNE_TURNS 1
-#endif
-#ifndef TUNE_STAGES
-#define TUNE_STAGES 2
-#endif
 
 namespace nanopd {
 
 constexpr int kHeadDim = HEAD_DIM, kBlockSize = BLOCK_SIZE, kGroup = GROUP;
 constexpr int kNumConsumers = 2, kWarpgroup = 128, kNumConsumerWarps = 4 * kNumConsumers;
 constexpr int BLOCK_M = 64 * kNumConsumers;
-#ifdef TUNE_N
-constexpr int BLOCK_N = TUNE_N;
-#else
-constexpr int BLOCK_N = kHeadDim <= 128 ? 128 : 64;
-#endif
-constexpr int kNumStages = TUNE_STAGES;
+constexpr int kNumStages = 2;
 constexpr int kTokens = BLOCK_M / kGroup;  // query tokens of a tile; the last BLOCK_M % kGroup rows stay empty
-constexpr int kPanels = kHeadDim / kPanelColumns;
-constexpr int kQueryPanel = BLOCK_M * kPanelRowBytes, kKeyPanel = BLOCK_N * kPanelRowBytes;  // bytes
-constexpr int kBoxBytes = kBlockSize * kPanelRowBytes;                                       // one panel of one block
-constexpr int kBoxes = BLOCK_N / kBlockSize * kPanels;                                       // of a tile of K or V
+constexpr int kBlocks = BLOCK_N / kBlockSize;  // blocks of a key tile
 
-static_assert(kHeadDim % kPanelColumns == 0 && kHeadDim <= 256, "head dim must be 64, 128 or 256");
+// Shared memory, in bytes: Q lies as panels of 64 columns, K and V as groups of 8 keys, which is how one box of TMA writes
+// a whole block.
+constexpr int kPanels = kHeadDim / kAtomColumns;
+constexpr int kQueryPanel = BLOCK_M * kAtomRowBytes;
+constexpr int kKeyGroup = kPanels * kAtomBytes;
+constexpr int kBlockBytes = kBlockSize / kAtomRows * kKeyGroup, kTileBytes = kBlocks * kBlockBytes;
+
+static_assert(kHeadDim == 64 || kHeadDim == 128 || kHeadDim == 256, "head dim must be 64, 128 or 256");
 static_assert(kGroup >= 1 && kGroup <= BLOCK_M, "the heads of one group must fit the tile's rows");
-static_assert(BLOCK_N % kBlockSize == 0 && kBlockSize % 8 == 0, "a key tile holds whole blocks, a block whole swizzle atoms");
-static_assert(kBoxes <= 32, "each lane of the producer warp loads at most one box of a tile");
+static_assert(BLOCK_N % kBlockSize == 0 && kBlockSize % kAtomRows == 0, "a tile holds whole blocks, a block whole atoms");
+static_assert(kBlocks <= 32, "each lane of the producer warp loads at most one block of a tile");
+
+struct Params {
+    const int* block_tables;  // [B, M], rows block_table_stride apart
+    const int* cu_q_lens;     // [B + 1]
+    const int* context_lens;  // [B]
+    SCALAR* out;              // [T, Hq, D], rows out_stride apart
+    unsigned* counter;        // one: work drawn so far; 0 before and after
+    int* arrivals;            // [tiles, kNumConsumerWarps]: parts that have finished; 0 before and after
+    float4* part_out;         // [tiles, num_splits, kNumConsumerWarps, kHeadDim / 8, 32]: each lane's outputs
+    float4* part_state;       // [tiles, num_splits, kNumConsumerWarps, 32]: its two maxima and its two sums
+    long long out_stride;
+    int block_table_stride, num_seqs, num_kv_heads;
+    int num_splits;           // parts a tile is split into at most
+    float scale_log2;
+};
+
+// A tile, or the part of one, that sees the key tiles [begin, end).
+struct Work {
+    PrefillTile tile;
+    int index;  // of the tile, -1 when there is no more work
+    int part, num_parts;
+    int begin, end;
+};
+
+// The part of a tile that work number `number` is; false when the tile has fewer parts than num_splits.
+__device__ inline bool split(const PrefillTile& tile, int number, int num_splits, Work& work) {
+    const int last_token = min(tile.first_token + kTokens, tile.q_len) - 1;
+    const int num_key_tiles = max((tile.key_limit(last_token) + BLOCK_N - 1) / BLOCK_N, 1);  // no special case for none
+    const int per_part = (num_key_tiles + num_splits - 1) / num_splits;
+    work.tile = tile;
+    work.index = number / num_splits;
+    work.part = number % num_splits;
+    work.num_parts = (num_key_tiles + per_part - 1) / per_part;
+    work.begin = work.part * per_part;
+    work.end = min(work.begin + per_part, num_key_tiles);
+    return work.part < work.num_parts;
+}
 
 struct Shared {
     unsigned char query[kPanels * kQueryPanel];
-    unsigned char keys[kNumStages][kPanels * kKeyPanel];
-    unsigned char values[kNumStages][kPanels * kKeyPanel];
+    unsigned char keys[kNumStages][kTileBytes], values[kNumStages][kTileBytes];
     Barrier keys_full[kNumStages], keys_empty[kNumStages], values_full[kNumStages], values_empty[kNumStages];
-    Barrier tile_full, tile_empty;  // guard `query` and `tile`
-    PrefillTile tile;               // seq is -1 after the last
+    Barrier work_full, work_empty;  // guard `query` and `work`
+    Work work;
 };
 
-// Position in a ring of stages: use i lies in stage i % kNumStages and ends that stage's phase i / kNumStages.
+// Use i of a ring of stages lies in stage_of(i) and ends that stage's phase of parity_of(i).
 __device__ inline int stage_of(unsigned use) { return use % kNumStages; }
 __device__ inline unsigned parity_of(unsigned use) { return use / kNumStages % 2; }
 
-// Number of key tiles a query tile has to visit; at least one, so that the pipeline has no special case.
-__device__ inline int num_key_tiles(const PrefillTile& tile) {
-    const int last_token = min(tile.first_token + kTokens, tile.q_len) - 1;
-    return max((tile.key_limit(last_token) + BLOCK_N - 1) / BLOCK_N, 1);
-}
-
 struct Producer {
+    const Params& params;
     Shared& shared;
     const TensorMap& q_map;   // [T, Hq, D] in boxes of [kTokens, kGroup, 64]
-    const TensorMap& kv_map;  // [num_blocks, 2 * Hk * BLOCK_SIZE, D] in boxes of [1, BLOCK_SIZE, 64]
-    const int* block_tables;
-    const int block_table_stride, num_kv_heads;
+    const TensorMap& kv_map;  // [num_blocks, groups of 8 rows of K and V, kPanels, 8, 64] in boxes of one head's block
     const int lane = threadIdx.x % 32;
-    const int box_block = lane / kPanels, box_panel = lane % kPanels;  // this lane's box within a key tile
-    unsigned num_loaded = 0;                                           // key tiles so far, of all query tiles
+    unsigned num_loaded = 0;  // key tiles so far
+    unsigned num_published = 0;
 
-    // The block that this lane's box of key tile n comes from; past the context -1, which TMA reads as zeros.
+    // The block this lane loads of key tile n; past the context -1, which TMA reads as zeros.
     __device__ int block_of(const PrefillTile& tile, int n) const {
-        const int index = n * (BLOCK_N / kBlockSize) + box_block;
-        const bool valid = n >= 0 && lane < kBoxes && index * kBlockSize < tile.context_len;
-        return valid ? block_tables[static_cast<long long>(tile.seq) * block_table_stride + index] : -1;
+        const int i = n * kBlocks + lane;
+        if (n < 0 || lane >= kBlocks || i * kBlockSize >= tile.context_len) return -1;
+        return params.block_tables[static_cast<long long>(tile.seq) * params.block_table_stride + i];
     }
 
-    __device__ void load(unsigned char* stage, Barrier* full, Barrier* empty, int head, int block) {
+    // `row` is the first of the wanted rows in a block: K of all heads, then V of all heads.
+    __device__ void load(unsigned char* stage, Barrier* full, Barrier* empty, int block, int row) const {
         barrier_wait(empty, parity_of(num_loaded) ^ 1);
-        const bool skip = TUNE_NOLOAD && num_loaded >= 2;
-        if (lane == 0) { if (skip) barrier_arrive(full); else barrier_arrive_expect(full, kPanels * kKeyPanel); }
+        if (lane == 0) barrier_arrive_expect(full, kTileBytes);
         __syncwarp();
-        if (lane < kBoxes && !skip)
-            tma_load(stage + box_panel * kKeyPanel + box_block * kBoxBytes, kv_map, full, box_panel * kPanelColumns,
-                     head * kBlockSize, block);
+        if (lane < kBlocks) tma_load_5d(stage + lane * kBlockBytes, kv_map, full, 0, 0, 0, row / kAtomRows, block);
     }
 
-    __device__ void load_keys(int head, int block) {
+    __device__ void load_keys(int head, int block) const {
         const int s = stage_of(num_loaded);
-        load(shared.keys[s], &shared.keys_full[s], &shared.keys_empty[s], head, block);
+        load(shared.keys[s], &shared.keys_full[s], &shared.keys_empty[s], block, head * kBlockSize);
     }
 
-    __device__ void load_values(int head, int block) {
+    __device__ void load_values(int head, int block) const {
         const int s = stage_of(num_loaded);
-        load(shared.values[s], &shared.values_full[s], &shared.values_empty[s], num_kv_heads + head, block);
+        load(shared.values[s], &shared.values_full[s], &shared.values_empty[s], block,
+             (params.num_kv_heads + head) * kBlockSize);
     }
 
-    // Hands a tile to the consumers with its queries (seq -1: no more). Rows past the batch arrive as zeros.
-    __device__ void publish(const PrefillTile& tile, unsigned tile_parity) {
-        barrier_wait(&shared.tile_empty, tile_parity ^ 1);
+    // Hands work to the consumers together with its queries. Rows past the batch arrive as zeros.
+    __device__ void publish(const Work& work) {
+        barrier_wait(&shared.work_empty, (num_published++ & 1) ^ 1);
         if (lane == 0) {
-            shared.tile = tile;
-            if (tile.seq < 0) barrier_arrive(&shared.tile_full);
-            else barrier_arrive_expect(&shared.tile_full, kPanels * kTokens * kGroup * kPanelRowBytes);
+            shared.work = work;
+            if (work.index < 0) barrier_arrive(&shared.work_full);
+            else barrier_arrive_expect(&shared.work_full, kPanels * kTokens * kGroup * kAtomRowBytes);
         }
         __syncwarp();
-        if (tile.seq >= 0 && lane < kPanels)
-            tma_load(shared.query + lane * kQueryPanel, q_map, &shared.tile_full, lane * kPanelColumns, tile.kv_head * kGroup,
-                     tile.q_start + tile.first_token);
+        if (work.index >= 0 && lane < kPanels)
+            tma_load_3d(shared.query + lane * kQueryPanel, q_map, &shared.work_full, lane * kAtomColumns,
+                        work.tile.kv_head * kGroup, work.tile.q_start + work.tile.first_token);
     }
 
-    __device__ void run(const int* cu_q_lens, const int* context_lens, int num_seqs, unsigned* counter) {
-        const unsigned total = count_prefill_tiles(cu_q_lens, context_lens, num_seqs, kTokens, num_kv_heads);
-        unsigned index = blockIdx.x, tile_parity = 0;
-        PrefillTile tile;
-        for (; index < total; tile_parity ^= 1) {
-            find_prefill_tile(index, cu_q_lens, context_lens, num_seqs, kTokens, num_kv_heads, tile);
-            // Each of the `total` tiles is followed by one draw, so the counter wraps to 0 by itself for the next launch.
-            if (lane == 0) index = gridDim.x + atomicInc(counter, total - 1);
-            int n = num_key_tiles(tile) - 1;
-            int block = block_of(tile, n);
-            load_keys(tile.kv_head, block);
-            publish(tile, tile_parity);
-            for (; n >= 0; --n) {
-                const int next_block = block_of(tile, n - 1);
-                load_values(tile.kv_head, block);
-                ++num_loaded;
-                block = next_block;
-                if (n > 0) load_keys(tile.kv_head, block);
-            }
-            index = __shfl_sync(0xffffffff, index, 0);
+    __device__ void load(const Work& work) {
+        const int head = work.tile.kv_head;
+        int block = block_of(work.tile, work.end - 1);
+        load_keys(head, block);
+        publish(work);
+        for (int n = work.end - 1; n >= work.begin; --n) {
+            const int next_block = n > work.begin ? block_of(work.tile, n - 1) : -1;  // fetched under the waits
+            load_values(head, block);
+            ++num_loaded;
+            block = next_block;
+            if (n > work.begin) load_keys(head, block);
         }
-        tile.seq = -1;
-        publish(tile, tile_parity);
+    }
+
+    __device__ void run() {
+        const auto& p = params;
+        const unsigned num_splits = SPLIT ? p.num_splits : 1;
+        const unsigned total =
+            num_splits * count_prefill_tiles(p.cu_q_lens, p.context_lens, p.num_seqs, kTokens, p.num_kv_heads);
+        unsigned number = blockIdx.x;
+        Work work;
+        PrefillTile tile;
+        while (number < total) {
+            find_prefill_tile(number / num_splits, p.cu_q_lens, p.context_lens, p.num_seqs, kTokens, p.num_kv_heads, tile);
+            const bool exists = split(tile, number, num_splits, work);
+            // Each of the `total` numbers is followed by one draw, so the counter wraps to 0 by itself.
+            if (lane == 0) number = gridDim.x + atomicInc(p.counter, total - 1);
+            if (exists) load(work);
+            number = __shfl_sync(0xffffffff, number, 0);
+        }
+        work.index = -1;
+        publish(work);
     }
 };
 
 struct Consumer {
+    const Params& params;
     Shared& shared;
-    SCALAR* const out;
-    const long long out_stride;
-    const float scale_log2;
-    const int warpgroup = threadIdx.x / kWarpgroup - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    unsigned num_used = 0;  // key tiles so far, of all query tiles
+    const int warpgroup = threadIdx.x / kWarpgroup - 1, warp = threadIdx.x / 32 - 4, lane = threadIdx.x % 32;
+    const int row = warp * 16 + lane / 4;  // this lane's first row of the tile; the other is row + 8
+    unsigned num_used = 0;                 // key tiles so far
 
-    // One arrival a warp: its lanes are past the reads (wgmma of the whole warpgroup read with it).
+    // One arrival a warp, when its reads (and wgmma's for it) are over.
     __device__ void release(Barrier* empty) const {
         if (lane == 0) barrier_arrive(empty);
     }
 
-    // The warpgroups issue matrix work in turn, so that the softmax of one runs under the products of the other.
-    __device__ void turn_begin() const { named_barrier_sync(1 + warpgroup, 2 * kWarpgroup); }
-    __device__ void turn_end() const { named_barrier_arrive(1 + (warpgroup + 1) % kNumConsumers, 2 * kWarpgroup); }
+    __device__ void begin_turn() const { named_barrier_sync(1 + warpgroup, 2 * kWarpgroup); }
+    __device__ void end_turn() const { named_barrier_arrive(1 + (warpgroup + 1) % kNumConsumers, 2 * kWarpgroup); }
 
-#if TUNE_QREG
-    unsigned q_fragment[kHeadDim / 16][4];
-    __device__ void load_queries() {
-#pragma unroll
-        for (int k = 0; k < kHeadDim / 16; ++k) {
-            const int row = warpgroup * 64 + warp * 16 + lane % 16, chunk = k % 4 * 2 + lane / 16;
-            ldmatrix_x4(q_fragment[k], shared_address(shared.query + k / 4 * kQueryPanel + row * kPanelRowBytes + (chunk ^ (row % 8)) * 16));
-        }
-    }
-#endif
     __device__ void issue_scores(float (&scores)[BLOCK_N / 2], unsigned use) const {
-        const auto q = panel_descriptor(shared.query + warpgroup * 64 * kPanelRowBytes);
-        const auto k = panel_descriptor(shared.keys[stage_of(use)]);
+        const auto q = operand_descriptor(shared.query + warpgroup * 64 * kAtomRowBytes, kAtomBytes);
+        const auto k = operand_descriptor(shared.keys[stage_of(use)], kKeyGroup);
         pin_registers(scores);
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < kHeadDim / 16; ++i) {
-            const int inner = i % 4 * 32;
-#if TUNE_QREG
-            wgmma_registers_k<SCALAR, BLOCK_N>(scores, q_fragment[i], advanced(k, i / 4 * kKeyPanel + inner), i > 0);
-            if (false)
-#endif
-            wgmma_shared<SCALAR, BLOCK_N>(scores, advanced(q, i / 4 * kQueryPanel + inner), advanced(k, i / 4 * kKeyPanel + inner), i > 0);
+            const int panel = i / 4, within = i % 4 * 32;
+            wgmma_shared<SCALAR, BLOCK_N>(scores, advanced(q, panel * kQueryPanel + within),
+                                          advanced(k, panel * kAtomBytes + within), i > 0);
         }
         wgmma_commit();
     }
 
-    __device__ void issue_output(float (&output)[kHeadDim / 2], const unsigned (&probabilities)[BLOCK_N / 16][4], unsigned use) const {
+    __device__ void issue_output(float (&output)[kHeadDim / 2], const unsigned (&probabilities)[BLOCK_N / 16][4],
+                                 unsigned use) const {
         constexpr int kColumns = kHeadDim < 128 ? kHeadDim : 128;  // of one instruction
-        const auto v = panel_descriptor(shared.values[stage_of(use)], kKeyPanel);
+        const auto v = operand_descriptor(shared.values[stage_of(use)], kKeyGroup, kAtomBytes);
         pin_registers(output);
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < BLOCK_N / 16; ++i)
 #pragma unroll
             for (int c = 0; c < kHeadDim / kColumns; ++c)
-                wgmma_registers<SCALAR, kColumns>(output + c * kColumns / 2, probabilities[i],
-                                                  advanced(v, c * kColumns / kPanelColumns * kKeyPanel + i * 16 * kPanelRowBytes), true);
+                wgmma_registers<SCALAR, kColumns>(
+                    output + c * kColumns / 2, probabilities[i],
+                    advanced(v, i * 2 * kKeyGroup + c * kColumns / kAtomColumns * kAtomBytes), true);
         wgmma_commit();
     }
 
-    // Zeroes the values between the end of the context and the end of its last block: their probability is 0, but an unused
-    // slot of the cache may hold NaN. Every warpgroup does it for itself.
+    // Zeroes the values between the end of the context and the end of its last block, if that lies in key tile n: their
+    // probability is 0, but an unused slot of the cache may hold NaN. Every warpgroup does it for itself.
     __device__ void clear_tail(const PrefillTile& tile, int n) const {
         const int begin = tile.context_len - n * BLOCK_N;
         const int end = (begin + kBlockSize - 1) / kBlockSize * kBlockSize;
         if (begin >= BLOCK_N || begin == end) return;
         barrier_wait(&shared.values_full[stage_of(num_used)], parity_of(num_used));
-        for (int i = threadIdx.x % kWarpgroup; i < (end - begin) * kPanels * 8; i += kWarpgroup) {
-            const int row = begin + i / 8 / kPanels, panel = i / 8 % kPanels;
-            auto* piece = reinterpret_cast<uint4*>(shared.values[stage_of(num_used)] + panel * kKeyPanel + row * kPanelRowBytes) + i % 8;
-            *piece = make_uint4(0, 0, 0, 0);
+        unsigned char* const values = shared.values[stage_of(num_used)];
+        constexpr int kPieces = kAtomRowBytes / 16;
+        for (int i = threadIdx.x % kWarpgroup; i < (end - begin) * kPanels * kPieces; i += kWarpgroup) {
+            const int key = begin + i / kPieces / kPanels, panel = i / kPieces % kPanels;
+            const int offset = key / kAtomRows * kKeyGroup + panel * kAtomBytes + key % kAtomRows * kAtomRowBytes;
+            *reinterpret_cast<uint4*>(values + offset + i % kPieces * 16) = make_uint4(0, 0, 0, 0);
         }
         async_proxy_fence();
         named_barrier_sync(1 + kNumConsumers + warpgroup, kWarpgroup);
     }
 
-    __device__ void attend(const PrefillTile& tile) {
-        const int n_last = num_key_tiles(tile) - 1;
+    // Leaves the output of this work's keys, not yet normalised, and the softmax state that goes with it.
+    __device__ void attend(const Work& work, float (&output)[kHeadDim / 2], OnlineSoftmax& softmax) {
+        const PrefillTile& tile = work.tile;
         const int first_limit = tile.key_limit(tile.first_token);
-        const int row = warpgroup * 64 + warp * 16 + lane / 4;
-        const int key_limit[2] = {tile.key_limit(tile.first_token + row / kGroup), tile.key_limit(tile.first_token + (row + 8) / kGroup)};
-
-        float output[kHeadDim / 2] = {}, scores[BLOCK_N / 2], correction[2];
+        const int key_limit[2] = {tile.key_limit(tile.first_token + row / kGroup),
+                                  tile.key_limit(tile.first_token + (row + 8) / kGroup)};
+        float scores[BLOCK_N / 2], correction[2];
         unsigned probabilities[BLOCK_N / 16][4];
-        OnlineSoftmax softmax;
 
-#if TUNE_QREG
-        load_queries();
-        release(&shared.tile_empty);
-#endif
+        int n = work.end - 1;
         barrier_wait(&shared.keys_full[stage_of(num_used)], parity_of(num_used));
         issue_scores(scores, num_used);
         wgmma_wait<0>();
         pin_registers(scores);
         release(&shared.keys_empty[stage_of(num_used)]);
-        clear_tail(tile, n_last);
-        mask_scores<BLOCK_N>(scores, n_last * BLOCK_N, key_limit);
-        softmax.update<BLOCK_N>(scores, scale_log2, correction);
+        clear_tail(tile, n);
+        mask_scores<BLOCK_N>(scores, n * BLOCK_N, key_limit);
+        softmax.raise_max<BLOCK_N>(scores, params.scale_log2, correction);
+        softmax.exponentiate<BLOCK_N>(scores, params.scale_log2);
         pack_probabilities<SCALAR, BLOCK_N>(scores, probabilities);
 
-        for (int n = n_last - 1; n >= 0; --n) {
-            const unsigned use = num_used++, next = num_used;  // V of the tile before, K of this one
+        // The scores of key tile n, and the output of the tile before it, whose probabilities are ready.
+        auto step = [&](int n, bool masked) {
+            const unsigned use = num_used++, next = num_used;
             barrier_wait(&shared.keys_full[stage_of(next)], parity_of(next));
-            if (TUNE_TURNS) turn_begin();
+            begin_turn();
             issue_scores(scores, next);
             barrier_wait(&shared.values_full[stage_of(use)], parity_of(use));
             issue_output(output, probabilities, use);
-            if (TUNE_TURNS) turn_end();
+            end_turn();
             wgmma_wait<1>();
             pin_registers(scores);
             release(&shared.keys_empty[stage_of(next)]);
-            if ((n + 1) * BLOCK_N > first_limit) mask_scores<BLOCK_N>(scores, n * BLOCK_N, key_limit);
-            if (!TUNE_NOSOFT) softmax.update<BLOCK_N>(scores, scale_log2, correction);
-#if TUNE_PIN
-            // The exponentials belong under the running products, but ptxas would sink them below the wait. An arrival that
-            // depends on their sum, and that never happens as the sum is never negative, stays above it.
-            if (softmax.row_sum[0] + softmax.row_sum[1] < 0.f) barrier_arrive(&shared.tile_full);
-#endif
+            if (masked) mask_scores<BLOCK_N>(scores, n * BLOCK_N, key_limit);
+            softmax.raise_max<BLOCK_N>(scores, params.scale_log2, correction);
+            softmax.exponentiate<BLOCK_N>(scores, params.scale_log2);
             wgmma_wait<0>();
             pin_registers(output);
             release(&shared.values_empty[stage_of(use)]);
-#if TUNE_LAZY
-            if (__any_sync(0xffffffff, correction[0] != 1.f || correction[1] != 1.f)) scale_rows(output, correction);
-#else
             scale_rows(output, correction);
-#endif
             pack_probabilities<SCALAR, BLOCK_N>(scores, probabilities);
-        }
+        };
+        // Two loops, so that the one that runs long has no mask in it (2 % of the time at 8192 tokens).
+        for (--n; n >= work.begin && (n + 1) * BLOCK_N > first_limit; --n) step(n, true);
+        for (; n >= work.begin; --n) step(n, false);
 
-#if !TUNE_QREG
-        release(&shared.tile_empty);
-#endif
+        __syncwarp();  // every lane has read `work`
+        release(&shared.work_empty);
         const unsigned use = num_used++;
         barrier_wait(&shared.values_full[stage_of(use)], parity_of(use));
         issue_output(output, probabilities, use);
-        softmax.finish(correction);
         wgmma_wait<0>();
         pin_registers(output);
         release(&shared.values_empty[stage_of(use)]);
-        scale_rows(output, correction);
-        store(tile, row, output);
     }
 
-    __device__ void store(const PrefillTile& tile, int row, const float (&output)[kHeadDim / 2]) const {
+    // True for the one that has the whole tile in its registers and stores it.
+    __device__ bool merge(const Work& work, float (&output)[kHeadDim / 2], OnlineSoftmax& softmax) const {
+        if (work.num_parts == 1) return true;
+        const int first = work.index * params.num_splits * kNumConsumerWarps + warp;
+        const TileParts parts = {params.part_out + first * (kHeadDim / 8) * 32, params.part_state + first * 32,
+                                 params.arrivals + work.index * kNumConsumerWarps + warp, work.part, work.num_parts};
+        return merge_parts<kNumConsumerWarps>(parts, output, softmax, params.scale_log2);
+    }
+
+    __device__ void store(const PrefillTile& tile, float (&output)[kHeadDim / 2], OnlineSoftmax& softmax) const {
         SCALAR* row_out[2];
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             const int token = (row + 8 * r) / kGroup, head = tile.kv_head * kGroup + (row + 8 * r) % kGroup;
             const long long t = tile.q_start + tile.first_token + token;
-            row_out[r] = token < min(kTokens, tile.q_len - tile.first_token) ? out + t * out_stride + head * kHeadDim : nullptr;
+            const bool valid = token < min(kTokens, tile.q_len - tile.first_token);
+            row_out[r] = valid ? params.out + t * params.out_stride + head * kHeadDim : nullptr;
         }
+        float normaliser[2];
+        softmax.finish(normaliser);
+        scale_rows(output, normaliser);
         store_rows<SCALAR, kHeadDim>(output, row_out);
     }
 
     __device__ void run() {
-        if (TUNE_TURNS && warpgroup == 1) turn_end();  // the first turn is warpgroup 0's
-        for (unsigned tile_parity = 0;; tile_parity ^= 1) {
-            barrier_wait(&shared.tile_full, tile_parity);
-            const PrefillTile tile = shared.tile;
-            if (tile.seq < 0) return;
-            attend(tile);
+        if (warpgroup == 1) end_turn();  // the first turn is warpgroup 0's
+        for (unsigned parity = 0;; parity ^= 1) {
+            barrier_wait(&shared.work_full, parity);
+            const Work work = shared.work;
+            if (work.index < 0) return;
+            float output[kHeadDim / 2] = {};
+            OnlineSoftmax softmax;
+            attend(work, output, softmax);
+            if constexpr (SPLIT) {
+                const int num_rows = min(kTokens, work.tile.q_len - work.tile.first_token) * kGroup;
+                if (warp * 16 >= num_rows || !merge(work, output, softmax)) continue;
+            }
+            store(work.tile, output, softmax);
         }
     }
 };
 
 }  // namespace nanopd
 
-extern "C" __global__ void __launch_bounds__(384, 1) sm90_paged_prefill_kernel(
-    const __grid_constant__ nanopd::TensorMap q_map, const __grid_constant__ nanopd::TensorMap kv_map,
-    const int* __restrict__ block_tables,  // [B, M], rows block_table_stride apart
-    const int* __restrict__ cu_q_lens,     // [B + 1]
-    const int* __restrict__ context_lens,  // [B]
-    SCALAR* __restrict__ out,              // [T, Hq, D], rows out_stride apart
-    unsigned* counter,                     // one, 0 before and after
-    long long out_stride, int block_table_stride, int num_seqs, int num_kv_heads, float scale_log2) {
+extern "C" __global__ void __launch_bounds__(384, 1)
+    sm90_paged_prefill_kernel(const __grid_constant__ nanopd::TensorMap q_map,
+                              const __grid_constant__ nanopd::TensorMap kv_map,
+                              const __grid_constant__ nanopd::Params params) {
     using namespace nanopd;
     extern __shared__ unsigned char raw[];
-    auto& shared = *reinterpret_cast<Shared*>(raw + (-shared_address(raw) & (kSwizzleAtom - 1)));
+    auto& shared = *reinterpret_cast<Shared*>(raw + (-shared_address(raw) & (kAtomBytes - 1)));
 
     if (threadIdx.x == 0) {
         for (int s = 0; s < kNumStages; ++s) {
@@ -344,8 +351,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) sm90_paged_prefill_kernel(
             barrier_init(&shared.keys_empty[s], kNumConsumerWarps);
             barrier_init(&shared.values_empty[s], kNumConsumerWarps);
         }
-        barrier_init(&shared.tile_full, 1);
-        barrier_init(&shared.tile_empty, kNumConsumerWarps);
+        barrier_init(&shared.work_full, 1);
+        barrier_init(&shared.work_empty, kNumConsumerWarps);
         barrier_init_fence();
         tma_prefetch(q_map);
         tma_prefetch(kv_map);
@@ -354,12 +361,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) sm90_paged_prefill_kernel(
     wait_for_predecessor();
     let_successor_start();
 
+    // Registers: 384 threads start with 168 each; 40 and 232 use the same 64,512.
     if (threadIdx.x < kWarpgroup) {
-        release_registers<TUNE_PREG>();
-        if (threadIdx.x < 32)
-            Producer{shared, q_map, kv_map, block_tables, block_table_stride, num_kv_heads}.run(cu_q_lens, context_lens, num_seqs, counter);
+        release_registers<40>();
+        if (threadIdx.x < 32) Producer{params, shared, q_map, kv_map}.run();
     } else {
-        claim_registers<TUNE_CREG>();
-        Consumer{shared, out, out_stride, scale_log2}.run();
+        claim_registers<232>();
+        Consumer{params, shared}.run();
     }
 }

@@ -61,7 +61,11 @@ class Job:
 
 class TwoWorkers(RuleBasedStateMachine):
     @initialize(
-        p_blocks=st.integers(10, 16), d_blocks=st.integers(10, 16), p_depth=st.integers(1, 2), d_depth=st.integers(1, 2), chunk=st.sampled_from([1, 3, 8, 24])
+        p_blocks=st.integers(10, 16),
+        d_blocks=st.integers(10, 16),
+        p_depth=st.integers(1, 2),
+        d_depth=st.integers(1, 2),
+        chunk=st.sampled_from([1, 3, 8, 24]),
     )
     def build(self, p_blocks: int, d_blocks: int, p_depth: int, d_depth: int, chunk: int) -> None:
         self.prefiller = Worker(p_blocks, p_depth, chunk)

@@ -22,10 +22,9 @@ MODEL = ModelConfig("llama", VOCAB_SIZE, 8, 8, 1, 1, 1, 8, MAX_MODEL_LEN, 1e-5, 
 
 
 @pytest.fixture(autouse=True)
-def tiny_model(monkeypatch, tmp_path):
+def tiny_model(monkeypatch, short_tmp):
     monkeypatch.setattr(controller_module, "resolve_model", lambda name: name)
     monkeypatch.setattr(controller_module, "load_config", lambda source: MODEL)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
 def make_controller(scripted, workers="1C+1P+1D", **options):
@@ -91,7 +90,7 @@ async def until_nothing_is_held(controller, scripted):
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-def test_all_requests_stream_what_they_should_and_leave_nothing(strategy, tmp_path):
+def test_all_requests_stream_what_they_should_and_leave_nothing(strategy, short_tmp):
     async def run():
         scripted = ScriptedWorkers(num_blocks=24)  # fewer than twelve requests need: some must wait or be preempted
         async with running(scripted, strategy=strategy) as controller:
@@ -110,7 +109,7 @@ def test_all_requests_stream_what_they_should_and_leave_nothing(strategy, tmp_pa
                 assert report.transport == "loopback" and report.transfer_bytes > 0
 
     asyncio.run(run())
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_tmp.iterdir()) == []
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("nanopd")]
 
 
@@ -253,14 +252,14 @@ def test_stop_ends_unfinished_requests():
     asyncio.run(run())
 
 
-def test_a_worker_that_cannot_start_says_why(tmp_path):
+def test_a_worker_that_cannot_start_says_why(short_tmp):
     async def run():
         scripted = ScriptedWorkers(fails={"decode-0": [ConfigError("num_blocks must be at least 1, got 0")]})
         with pytest.raises(WorkerError, match="decode-0 .*num_blocks must be at least 1, got 0"):
             await make_controller(scripted).start()
 
     asyncio.run(run())
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_tmp.iterdir()) == []
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("nanopd")]
 
 

@@ -83,27 +83,25 @@ def test_what_is_no_message_is_dropped():
     assert asyncio.run(run()) == [("w", 1, Failed("end"))]
 
 
-def test_the_directory_is_private_and_goes_away(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_the_directory_is_private_and_goes_away(short_tmp):
 
     async def run():
         channel = ControllerChannel()
-        directories = list(tmp_path.iterdir())
+        directories = list(short_tmp.iterdir())
         mode = stat.S_IMODE(directories[0].stat().st_mode)
         channel.close()
         return len(directories), mode
 
     assert asyncio.run(run()) == (1, 0o700)
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_tmp.iterdir()) == []
 
 
-def test_what_a_killed_controller_left_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_what_a_killed_controller_left_is_removed(short_tmp):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    leftover = tmp_path / f"nanopd-{ended.pid}-0123abcd"
-    alive = tmp_path / f"nanopd-{os.getppid()}-0123abcd"
-    other = tmp_path / "nanopd-notes"
+    leftover = short_tmp / f"nanopd-{ended.pid}-0123abcd"
+    alive = short_tmp / f"nanopd-{os.getppid()}-0123abcd"
+    other = short_tmp / "nanopd-notes"
     for directory in (leftover, alive, other):
         directory.mkdir()
         (directory / "workers").touch()
@@ -112,7 +110,7 @@ def test_what_a_killed_controller_left_is_removed(tmp_path, monkeypatch):
         ControllerChannel().close()
 
     asyncio.run(run())
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, other.name])
+    assert sorted(path.name for path in short_tmp.iterdir()) == sorted([alive.name, other.name])
 
 
 def test_identities():

@@ -200,3 +200,11 @@ def test_text_in_any_language_arrives_whole() -> None:
     pieces = [chunk["choices"][0]["text"] for chunk in chunks]
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_long_body_is_prepared_elsewhere_with_the_same_answer() -> None:
+    server = make_server()
+    server.controller.max_model_len = 100_000
+    long = server.complete(prompt="a" * 20_000, echo=True, max_tokens=3).json()
+    assert long["choices"][0]["text"] == "a" * 20_000 + "hel"
+    assert server.complete(prompt="a" * 20_000, temperature=-1).json()["error"]["param"] == "temperature"

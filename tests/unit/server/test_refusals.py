@@ -24,6 +24,7 @@ def error_of(response: Any) -> dict[str, Any]:
         ({"top_p": 0}, "top_p", "in (0, 1]"),
         ({"n": 0}, "n", "between 1 and 16, got 0"),
         ({"n": 17}, "n", "between 1 and 16, got 17"),
+        ({"n": 16, "prompt": ["a"] * 64}, "prompt", "at most 1000 choices in all, got 1024"),
         ({"logprobs": 21}, "logprobs", "between 0 and 20"),
         ({"stop": [""]}, "stop", "non-empty"),
         ({"stop": 3}, "stop", "stop must be"),
@@ -68,7 +69,7 @@ def test_missing_prompt(server: Server) -> None:
     assert (error["message"], error["param"]) == ("prompt is required", "prompt")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"metadata": {"a": ' + b"[" * 50_000])
 def test_what_is_no_json_object(server: Server, body: bytes) -> None:
     response = server.client.post("/v1/completions", content=body)
     assert response.status_code == 400

@@ -18,7 +18,8 @@ def test_messages_special_tokens_and_generation_prompt() -> None:
 
 
 def test_variables_of_the_caller_reach_the_template() -> None:
-    assert ChatTemplate("{{ enable_thinking }}").render(HI, enable_thinking=False) == "False"
+    assert ChatTemplate("{{ enable_thinking }}").render(HI, variables={"enable_thinking": False}) == "False"
+    assert ChatTemplate("{{ messages[0].content }}").render(HI, variables={"messages": "mine"}) == "Hi"
 
 
 def test_helpers_hugging_face_templates_expect() -> None:

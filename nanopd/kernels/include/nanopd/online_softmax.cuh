@@ -37,20 +37,29 @@ struct OnlineSoftmax {
     float row_max[2] = {-1e30f, -1e30f};
     float row_sum[2] = {0.f, 0.f};  // of this lane's columns only, until finish()
 
-    // Turns scores into exp2(scale * (score - running maximum)) and returns in `correction` what earlier outputs must be
-    // multiplied by. `scale_log2` is the softmax scale times log2(e): exp2 is one instruction, exp is two.
+    // Takes the scores into the running maximum; `correction` is what earlier sums and outputs must be multiplied by.
+    // `scale_log2` is the softmax scale times log2(e): exp2 is one instruction, exp is two.
     template <int kColumns>
-    __device__ void update(float (&scores)[kColumns / 2], float scale_log2, float (&correction)[2]) {
+    __device__ void raise_max(const float (&scores)[kColumns / 2], float scale_log2, float (&correction)[2]) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             float highest = row_max[r];
 #pragma unroll
-            for (int i = 0; i < kColumns / 8; ++i) highest = fmaxf(highest, fmaxf(scores[4 * i + 2 * r], scores[4 * i + 2 * r + 1]));
+            for (int i = 0; i < kColumns / 8; ++i)
+                highest = fmaxf(highest, fmaxf(scores[4 * i + 2 * r], scores[4 * i + 2 * r + 1]));
             highest = fmaxf(highest, __shfl_xor_sync(0xffffffff, highest, 1));
             highest = fmaxf(highest, __shfl_xor_sync(0xffffffff, highest, 2));
             correction[r] = exp2_approx((row_max[r] - highest) * scale_log2);
             row_max[r] = highest;
-            const float offset = -highest * scale_log2;
+            row_sum[r] *= correction[r];
+        }
+    }
+
+    // Turns scores into exp2(scale_log2 * (score - running maximum)) and adds them to the sums.
+    template <int kColumns> __device__ void exponentiate(float (&scores)[kColumns / 2], float scale_log2) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            const float offset = -row_max[r] * scale_log2;
             float sum = 0.f;
 #pragma unroll
             for (int i = 0; i < kColumns / 4; ++i) {
@@ -58,7 +67,7 @@ struct OnlineSoftmax {
                 score = exp2_approx(fmaf(score, scale_log2, offset));
                 sum += score;
             }
-            row_sum[r] = row_sum[r] * correction[r] + sum;
+            row_sum[r] += sum;
         }
     }
 
@@ -114,7 +123,8 @@ __device__ inline void store_rows(const float (&x)[kColumns / 2], Scalar* const 
                 pair[j] = upper ? got : pair[j];
                 pair[j + 2] = upper ? pair[j + 2] : got;
             }
-            if (row_out[r]) reinterpret_cast<uint4*>(row_out[r])[4 * chunk + lane] = make_uint4(pair[0], pair[1], pair[2], pair[3]);
+            if (row_out[r])
+                reinterpret_cast<uint4*>(row_out[r])[4 * chunk + lane] = make_uint4(pair[0], pair[1], pair[2], pair[3]);
         }
     }
 }

@@ -52,13 +52,63 @@ __device__ inline Mass mass_from(const Row& row, unsigned key, Shared& shared) {
 
 // The highest key such that the tokens from it on reach the limit, bit by bit.
 __device__ inline Stop find_stop_by_bits(const Row& row, const Limit& limit, Shared& shared) {
-    const auto reaches = [&](const Mass& mass) { return mass.count >= limit.count || mass.sum >= limit.sum; };
+    const auto reaches = [&](const Mass& mass) {
+        return mass.count > 0 && (mass.count >= limit.count || mass.sum >= limit.sum);
+    };
     const Mass all = mass_from(row, 0, shared);
     if (!reaches(all)) return {false, 0, all};
     unsigned key = 0;
     for (unsigned bit = 1u << 31; bit; bit >>= 1)
         if (reaches(mass_from(row, key | bit, shared))) key |= bit;
     return {true, key, mass_from(row, key, shared)};
+}
+
+// Goes down the counts of the kBins keys from `high` on, starting with what lies above; the same result in every thread.
+__device__ inline Stop search_bins(const Row& row, const int* counts, unsigned high, const Limit& limit, Mass above,
+                                   Shared& shared) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    Mass bins[kBinsPerThread];
+    Mass upto = {0, 0.f};  // this thread's bins, then those of the lanes before too
+#pragma unroll
+    for (int i = 0; i < kBinsPerThread; ++i) {
+        const int bin = threadIdx.x * kBinsPerThread + i;
+        const int count = counts[bin];
+        const float each = count ? row.mass(logit_of(high - bin)) : 0.f;
+        bins[i] = count && each >= row.min_mass ? Mass{count, count * each} : Mass{0, 0.f};
+        upto.count += bins[i].count, upto.sum += bins[i].sum;
+    }
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+        const int count = __shfl_up_sync(0xffffffff, upto.count, distance);
+        const float sum = __shfl_up_sync(0xffffffff, upto.sum, distance);
+        if (lane >= distance) upto.count += count, upto.sum += sum;
+    }
+    __syncthreads();
+    if (lane == 31) shared.warp_mass[warp] = upto;
+    __syncthreads();
+    Mass all = above;
+#pragma unroll 8
+    for (int w = 0; w < kWarps; ++w) {
+        if (w < warp) above.count += shared.warp_mass[w].count, above.sum += shared.warp_mass[w].sum;
+        all.count += shared.warp_mass[w].count, all.sum += shared.warp_mass[w].sum;
+    }
+    const int lanes_count = __shfl_up_sync(0xffffffff, upto.count, 1);
+    const float lanes_sum = __shfl_up_sync(0xffffffff, upto.sum, 1);
+    if (lane > 0) above.count += lanes_count, above.sum += lanes_sum;
+
+    int stop = kNone;  // this thread's first bin with which the limit is reached
+    Mass through = {0, 0.f};
+#pragma unroll
+    for (int i = 0; i < kBinsPerThread; ++i) {
+        above.count += bins[i].count, above.sum += bins[i].sum;
+        if (stop == kNone && bins[i].count && (above.count >= limit.count || above.sum >= limit.sum))
+            stop = threadIdx.x * kBinsPerThread + i, through = above;
+    }
+    const int first = cta_min(stop, shared);
+    if (first == kNone) return {false, 0, all};
+    if (first == stop) shared.through_stop = through;
+    __syncthreads();
+    return {true, high - first, shared.through_stop};
 }
 
 // Counts of the row's tokens by value, for the kBins keys from `high` down; tokens below the logit `lowest` may be left out.
@@ -102,52 +152,6 @@ struct Window {
         RowCluster::sync();
         return {high, highest};
     }
-
-    // Goes down the bins, starting with what lies above the window; the same result in every thread of every CTA.
-    __device__ Stop search(const Row& row, const Limit& limit, Mass above, Shared& shared) const {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        Mass bins[kBinsPerThread];
-        Mass upto = {0, 0.f};  // this thread's bins, then those of the lanes before too
-#pragma unroll
-        for (int i = 0; i < kBinsPerThread; ++i) {
-            const int bin = threadIdx.x * kBinsPerThread + i;
-            const int count = shared.row_bins[bin];
-            const float each = count ? row.mass(logit_of(high - bin)) : 0.f;
-            bins[i] = count && each >= row.min_mass ? Mass{count, count * each} : Mass{0, 0.f};
-            upto.count += bins[i].count, upto.sum += bins[i].sum;
-        }
-#pragma unroll
-        for (int distance = 1; distance < 32; distance *= 2) {
-            const int count = __shfl_up_sync(0xffffffff, upto.count, distance);
-            const float sum = __shfl_up_sync(0xffffffff, upto.sum, distance);
-            if (lane >= distance) upto.count += count, upto.sum += sum;
-        }
-        __syncthreads();
-        if (lane == 31) shared.warp_mass[warp] = upto;
-        __syncthreads();
-        Mass all = above;
-        for (int w = 0; w < kWarps; ++w) {
-            if (w < warp) above.count += shared.warp_mass[w].count, above.sum += shared.warp_mass[w].sum;
-            all.count += shared.warp_mass[w].count, all.sum += shared.warp_mass[w].sum;
-        }
-        const int lanes_count = __shfl_up_sync(0xffffffff, upto.count, 1);
-        const float lanes_sum = __shfl_up_sync(0xffffffff, upto.sum, 1);
-        if (lane > 0) above.count += lanes_count, above.sum += lanes_sum;
-
-        int stop = kNone;  // this thread's first bin with which the limit is reached
-        Mass through = {0, 0.f};
-#pragma unroll
-        for (int i = 0; i < kBinsPerThread; ++i) {
-            above.count += bins[i].count, above.sum += bins[i].sum;
-            if (stop == kNone && bins[i].count && (above.count >= limit.count || above.sum >= limit.sum))
-                stop = threadIdx.x * kBinsPerThread + i, through = above;
-        }
-        const int first = cta_min(stop, shared);
-        if (first == kNone) return {false, 0, all};
-        if (first == stop) shared.through_stop = through;
-        __syncthreads();
-        return {true, high - first, shared.through_stop};
-    }
 };
 
 // Finds stops in one row, from the top for each limit. `lowest`: no stop lies below this logit.
@@ -165,7 +169,7 @@ struct Search {
         if (window.high != key_of(row.maximum)) window = Window::build(row, key_of(row.maximum), lowest, shared);
         Mass above = {0, 0.f};
         while (true) {
-            const Stop stop = window.search(row, limit, above, shared);
+            const Stop stop = search_bins(row, shared.row_bins, window.high, limit, above, shared);
             if (stop.reached || window.highest_below < 0) return stop;
             above = stop.through;
             window = Window::build(row, window.highest_below, lowest, shared);
@@ -173,14 +177,25 @@ struct Search {
     }
 };
 
+// The k-th of the threads' best logits, which at least k tokens reach; -infinity if it is far below the maximum.
+__device__ inline float kth_best(const Row& row, float best, int k, Shared& shared) {
+    const unsigned high = key_of(row.maximum), key = key_of(best);
+    for (int bin = threadIdx.x; bin < kBins; bin += kThreads) shared.bins[bin] = 0;
+    __syncthreads();
+    if (high - key < kBins) atomicAdd(&shared.bins[high - key], 1);
+    __syncthreads();
+    const Stop stop = search_bins(row, shared.bins, high, {k, INFINITY}, {0, 0.f}, shared);
+    __syncthreads();
+    return stop.reached ? logit_of(stop.key) : -INFINITY;
+}
+
 // The logit below which the search need not look. With a floor under masses (min-p) that floor. For top-p alone: tokens lighter
 // than (1 - p) / V hold at most 1 - p together, which is less than what top-p may leave out, since all hold at least 1. For top-k:
-// what every thread's best token reaches, if there are k threads, in one CTA or in all.
-__device__ inline float lowest_logit(const Row& row, long long top_k, float top_p, int vocab, const Shared& shared) {
+// what the best tokens of k threads of this CTA reach, or of all threads of the cluster.
+__device__ inline float lowest_logit(const Row& row, float best, long long top_k, float top_p, int vocab, Shared& shared) {
     const float lightest = row.min_mass > 0.f ? row.min_mass : top_k > 0 ? 0.f : (1.f - top_p) / vocab;
     float lowest = row.maximum + __log2f(0.999f * lightest) / row.scale;
-    if (top_k > 0 && top_k <= kThreads)
-        for (int r = 0; r < kCtas; ++r) lowest = fmaxf(lowest, shared.cta_peaks[r].reached);
+    if (top_k > 0 && top_k <= kThreads) lowest = fmaxf(lowest, kth_best(row, best, static_cast<int>(top_k), shared));
     if (top_k > kThreads && top_k <= kThreads * kCtas) {
         float reached = INFINITY;
         for (int r = 0; r < kCtas; ++r) reached = fminf(reached, shared.cta_peaks[r].reached);
@@ -189,10 +204,12 @@ __device__ inline float lowest_logit(const Row& row, long long top_k, float top_
     return lowest;
 }
 
-// The key from which tokens are kept: top-k among those min-p leaves, then top-p among those. `total` is the row's whole mass.
-__device__ inline unsigned find_cut(const Row& row, long long top_k, float top_p, float total, int vocab, Shared& shared) {
+// The key from which tokens are kept: top-k among those min-p leaves, then top-p among those. `total` is the row's whole
+// mass, `best` this thread's largest logit.
+__device__ inline unsigned find_cut(const Row& row, float best, long long top_k, float top_p, float total, int vocab,
+                                    Shared& shared) {
     if (top_k <= 0 && top_p >= 1.f) return 0;
-    Search search(row, lowest_logit(row, top_k, top_p, vocab, shared), shared);
+    Search search(row, kIs16Bit ? lowest_logit(row, best, top_k, top_p, vocab, shared) : -INFINITY, shared);
     Limit limit = {kNone, INFINITY};
     unsigned key = 0;
     if (top_k > 0 || row.min_mass > 0.f) {

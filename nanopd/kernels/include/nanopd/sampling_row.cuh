@@ -36,7 +36,8 @@ struct Shared {
     int warp_ints[kWarps];
     Peak warp_peaks[kWarps];
     Mass warp_mass[kWarps];
-    float run_sums[kWarps];  // kept mass of each warp's run
+    float run_sums[kWarps];    // kept mass of each warp's run
+    float piece_sums[kWarps];  // and of each warp's share of the run that is drawn from
     // One entry per CTA of the cluster, written by that CTA:
     Peak cta_peaks[kCtas];
     int cta_ints[kCtas];
@@ -121,7 +122,8 @@ struct Slice {
     int first;            // token id
     int length;           // tokens; the last group may be partial
     bool aligned;         // to 16 bytes in global memory
-    int first_group, end_group;  // this warp's run
+    int run_groups;       // of each warp's run
+    int first_group, end_group;  // of this warp's run
 
     __device__ int num_groups() const { return (length + kGroup - 1) / kGroup; }
     __device__ bool is_whole(int group) const { return aligned && (group + 1) * kGroup <= length; }

@@ -1,4 +1,5 @@
-// wgmma: products of 64 rows by a warpgroup of four warps, operands in shared memory (or A in registers), sums in registers.
+// wgmma: products of 64 rows by a warpgroup of four warps; operands in shared memory (or A in registers), sums in
+// registers.
 //
 // The instructions are asynchronous: fence, issue, commit, and touch neither operands nor sums before the wait. One warp's
 // sums have the layout of mma.m16n8 (see online_softmax.cuh); warp w of the group holds rows 16w to 16w + 15.
@@ -11,21 +12,22 @@
 
 namespace nanopd {
 
-constexpr int kPanelColumns = 64;   // operands are stored as panels of 64 columns: rows of 128 bytes, swizzled as TMA writes them
-constexpr int kPanelRowBytes = 128;
-constexpr int kSwizzleAtom = 1024;  // 8 rows, the period of the swizzle; a panel starts at a multiple of it
+// Operands in shared memory are made of atoms of 8 rows of 64 columns: 128 bytes a row, swizzled as TMA writes them.
+constexpr int kAtomRows = 8, kAtomColumns = 64, kAtomRowBytes = 128, kAtomBytes = 1024;
 
-// Descriptor of an operand in panels. Groups of 8 rows lie kSwizzleAtom apart in both uses:
-// - columns run along the inner dimension (K-major, as Q and K): 16 further along it is 32 bytes further into each row;
-// - rows run along the inner dimension (MN-major, as V): 16 further is 16 rows; the next 64 columns are `panel_bytes` away.
-__device__ inline unsigned long long panel_descriptor(const void* shared, unsigned panel_bytes = 16) {
+// Descriptor of an operand; `shared` starts at an atom, `rows_apart` bytes lie between atoms of successive rows, and
+// `columns_apart` between atoms of successive columns. Two uses:
+// - columns run along the inner dimension (K-major, as Q and K): 16 further along it is 32 bytes further into each row, and
+//   columns_apart is not used, since an instruction reads 16 columns;
+// - rows run along the inner dimension (MN-major, as V): 16 further along it is two atoms of rows further.
+__device__ inline unsigned long long operand_descriptor(const void* shared, unsigned rows_apart, unsigned columns_apart = 16) {
     constexpr unsigned long long kSwizzle128 = 1ull << 62;
     const unsigned long long address = (shared_address(shared) & 0x3ffff) >> 4;
-    return kSwizzle128 | static_cast<unsigned long long>(kSwizzleAtom >> 4) << 32 |
-           static_cast<unsigned long long>(panel_bytes >> 4) << 16 | address;
+    return kSwizzle128 | static_cast<unsigned long long>(rows_apart >> 4) << 32 |
+           static_cast<unsigned long long>(columns_apart >> 4) << 16 | address;
 }
 
-// The same operand some bytes further on. The address is in the low word: no carry leaves it.
+// The same operand some bytes further on. The address is in the low word, and no carry leaves it.
 __device__ inline unsigned long long advanced(unsigned long long descriptor, unsigned bytes) {
     return (descriptor & 0xffffffff00000000ull) | (static_cast<unsigned>(descriptor) + (bytes >> 4));
 }
@@ -38,7 +40,8 @@ template <int kPending> __device__ inline void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// Reads and writes of these registers stay on their side of this point: the compiler does not know that wgmma is asynchronous.
+// Reads and writes of these registers stay on their side of this point: the compiler does not know that wgmma is
+// asynchronous.
 template <int kSize> __device__ inline void pin_registers(float (&x)[kSize]) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) asm volatile("" : "+f"(x[i])::"memory");
@@ -50,8 +53,6 @@ template <typename Scalar, int kN>
 __device__ inline void wgmma_shared(float* d, unsigned long long a, unsigned long long b, bool accumulate);
 template <typename Scalar, int kN>
 __device__ inline void wgmma_registers(float* d, const unsigned (&a)[4], unsigned long long b, bool accumulate);
-template <typename Scalar, int kN>
-__device__ inline void wgmma_registers_k(float* d, const unsigned (&a)[4], unsigned long long b, bool accumulate);
 
 #define NANOPD_SUMS_16(i)                                                                                               \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),         \
@@ -60,7 +61,6 @@ __device__ inline void wgmma_registers_k(float* d, const unsigned (&a)[4], unsig
 #define NANOPD_SUMS_64 NANOPD_SUMS_16(0), NANOPD_SUMS_16(16)
 #define NANOPD_SUMS_128 NANOPD_SUMS_64, NANOPD_SUMS_16(32), NANOPD_SUMS_16(48)
 #define NANOPD_SUMS_160 NANOPD_SUMS_128, NANOPD_SUMS_16(64)
-#define NANOPD_SUMS_176 NANOPD_SUMS_160, "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87])
 #define NANOPD_TEXT_32                                                                                                  \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "    \
     "%24, %25, %26, %27, %28, %29, %30, %31"
@@ -68,7 +68,6 @@ __device__ inline void wgmma_registers_k(float* d, const unsigned (&a)[4], unsig
     NANOPD_TEXT_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, "  \
     "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define NANOPD_TEXT_80 NANOPD_TEXT_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
-#define NANOPD_TEXT_88 NANOPD_TEXT_80 ", %80, %81, %82, %83, %84, %85, %86, %87"
 
 // Operand numbers follow the sums: a, b, accumulate.
 #define NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, N, TEXT, SUMS, A0, A1, A2, A3, A4, A5)                                      \
@@ -85,31 +84,29 @@ __device__ inline void wgmma_registers_k(float* d, const unsigned (&a)[4], unsig
         asm volatile("{.reg .pred p; setp.ne.b32 p, " A5 ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32."         \
                      PTX_TYPE "." PTX_TYPE " {" TEXT "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " A4 ", p, 1, 1, 1;}"        \
                      : SUMS : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));                \
-    } \
-    template <>                                                                                                         \
-    __device__ inline void wgmma_registers_k<SCALAR_TYPE, N>(float* d, const unsigned (&a)[4], unsigned long long b,      \
-                                                           bool accumulate) {                                           \
-        asm volatile("{.reg .pred p; setp.ne.b32 p, " A5 ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32."         \
-                     PTX_TYPE "." PTX_TYPE " {" TEXT "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " A4 ", p, 1, 1, 0;}"        \
-                     : SUMS : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));                \
     }
 #define NANOPD_WGMMA_64(SCALAR_TYPE, PTX_TYPE)                                                                          \
     NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 64, NANOPD_TEXT_32, NANOPD_SUMS_64, "%32", "%33", "%34", "%35", "%36", "%37")
 #define NANOPD_WGMMA_128(SCALAR_TYPE, PTX_TYPE)                                                                         \
     NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 128, NANOPD_TEXT_64, NANOPD_SUMS_128, "%64", "%65", "%66", "%67", "%68", "%69")
+#define NANOPD_WGMMA_160(SCALAR_TYPE, PTX_TYPE)                                                                         \
+    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 160, NANOPD_TEXT_80, NANOPD_SUMS_160, "%80", "%81", "%82", "%83", "%84", "%85")
 
 NANOPD_WGMMA_64(__nv_bfloat16, "bf16")
 NANOPD_WGMMA_64(__half, "f16")
 NANOPD_WGMMA_128(__nv_bfloat16, "bf16")
 NANOPD_WGMMA_128(__half, "f16")
+NANOPD_WGMMA_160(__nv_bfloat16, "bf16")
+NANOPD_WGMMA_160(__half, "f16")
 
-NANOPD_WGMMA(__nv_bfloat16, "bf16", 160, NANOPD_TEXT_80, NANOPD_SUMS_160, "%80", "%81", "%82", "%83", "%84", "%85")
-NANOPD_WGMMA(__nv_bfloat16, "bf16", 176, NANOPD_TEXT_88, NANOPD_SUMS_176, "%88", "%89", "%90", "%91", "%92", "%93")
+#undef NANOPD_WGMMA_160
 #undef NANOPD_WGMMA_128
 #undef NANOPD_WGMMA_64
 #undef NANOPD_WGMMA
+#undef NANOPD_TEXT_80
 #undef NANOPD_TEXT_64
 #undef NANOPD_TEXT_32
+#undef NANOPD_SUMS_160
 #undef NANOPD_SUMS_128
 #undef NANOPD_SUMS_64
 #undef NANOPD_SUMS_16
