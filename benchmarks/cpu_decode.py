@@ -146,8 +146,9 @@ def markdown(record: dict) -> str:
         f"{record['date']}, commit {record['commit']}, torch {record['torch']}, {record['threads']} threads, torch's CPU capability "
         f"{record['cpu_capability']}, load average at start {record['load_average']}. Command: `{record['command']}`.",
         "",
-        f"SmolLM2-135M. decode-N: N sequences, prompts of {PROMPT}, the {OUTPUT - 1} tokens after the first; concurrent-32: 32 requests of 64 in, 32 out,"
-        " against a serial loop over them; prefill-512: one prompt to its first token. Tokens per second, medians of interleaved runs.",
+        f"SmolLM2-135M. decode-N: N sequences, prompts of {PROMPT}, the {OUTPUT - 1} tokens after the first; concurrent-32: 32 requests of"
+        " 64 in, 32 out, against a serial loop over them; prefill-512: one prompt to its first token. Tokens per second, medians of"
+        " interleaved runs.",
         "",
         "| dtype | case | engine | plain loop | ratio | target |",
         "| --- | --- | --- | --- | --- | --- |",
