@@ -200,6 +200,7 @@ class StepTiming(msgspec.Struct, frozen=True):
     num_decodes: int
     decode_context: int  # sum of decode context lengths
     step_ms: float
+    num_prefills: int = 0  # prompt chunks
 
 
 class LegState(StrEnum):

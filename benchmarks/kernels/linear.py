@@ -26,6 +26,7 @@ from nanopd.kernels.skinny_gemm import (
     skinny_linear_silu_mul,
     supports,
 )
+from nanopd.kernels.stream_gemm import StreamConfig
 
 HIDDEN, INTERMEDIATE, QKV, VOCAB, LAYERS = 4096, 12288, 6144, 151936, 36
 EPS = 1e-6
@@ -60,7 +61,7 @@ class Step:
             torch.mm(self.mid, down.T, out=self.y)
         torch.mm(self.x, self.head.T, out=self.logits)
 
-    def skinny(self, config: GemmConfig | None, pdl: bool, fused: bool = False) -> None:
+    def skinny(self, config: GemmConfig | StreamConfig | None, pdl: bool, fused: bool = False) -> None:
         options = {"pdl": pdl, "config": config}
         for qkv, o, gate_up, down in self.layers:
             skinny_linear(self.x, qkv, out=self.qkv, **options)
@@ -92,7 +93,7 @@ class Step:
             torch.mm(self.mid, down.T, out=self.y)
         torch.mm(self.x, self.head.T, out=self.logits)
 
-    def skinny_with_norms(self, config: GemmConfig | None, pdl: bool) -> None:
+    def skinny_with_norms(self, config: GemmConfig | StreamConfig | None, pdl: bool) -> None:
         options = {"pdl": pdl, "config": config}
         for qkv, o, gate_up, down in self.layers:
             add_rms_norm(self.y, self.stream, self.norm, EPS, self.x, pdl=pdl)
@@ -139,10 +140,15 @@ def race(arms: dict[str, Callable[[], None]], rounds: int = 7) -> dict[str, floa
     return {name: statistics.median(samples) for name, samples in times.items()}
 
 
-def sweep_configs() -> dict[str, GemmConfig | None]:
-    """Names are slab of K x stages, t(rigger) stages."""
-    configs = [GemmConfig(4096, s, t) for s, t in ((6, 8), (8, 8), (10, 0), (10, 8), (10, 10_000))]
-    return {f"{c.slab_k}x{c.stages} t{c.trigger_stages}": c for c in configs}
+def sweep_configs(m: int) -> dict[str, GemmConfig | StreamConfig | None]:
+    """mma: slab of K x stages; stream: rows x splits, the best fit of each linear if 0; t: trigger stages."""
+    configs: dict[str, GemmConfig | StreamConfig | None] = {"default": None}
+    if m <= 16:
+        configs |= {f"mma {s} t{t}": GemmConfig(4096, s, t) for s, t in ((8, 8), (10, 4), (10, 8), (10, 16))}
+    if m > 1:
+        configs |= {f"stream {r}x{n} t{t}": StreamConfig(r, n, t)
+                    for r, n, t in ((192, 4, 4), (128, 4, 4), (128, 2, 4), (64, 4, 4), (64, 2, 4), (128, 4, 0), (128, 4, 99))}
+    return configs
 
 
 def few_rows(step: Step, rows: list[int]) -> dict[str, dict[str, float]]:
@@ -173,11 +179,11 @@ def one_linear(m: int, n: int, k: int, sweep: bool) -> tuple[dict[str, Callable[
         for w in weights:
             torch.mm(x, w.T, out=out)
 
-    def skinny(config: GemmConfig | None) -> None:
+    def skinny(config: GemmConfig | StreamConfig | None) -> None:
         for w in weights:
             skinny_linear(x, w, out=out, pdl=True, config=config)
 
-    configs = sweep_configs() if sweep else {"default": None}
+    configs = sweep_configs(m) if sweep else {"default": None}
     return {"cublas": cublas} | {name: partial(skinny, config) for name, config in configs.items()}, len(weights)
 
 

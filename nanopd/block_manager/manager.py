@@ -133,7 +133,10 @@ class BlockManager:
         return BlockTable(ids, min(table.num_registered, num_tokens // self.block_size))
 
     def truncate(self, table: BlockTable, num_tokens: int) -> None:
-        """Rolls back to the first ``num_tokens`` tokens (rejected speculation): blocks past them are released."""
+        """Rolls back to the first ``num_tokens`` tokens (rejected speculation): blocks past them are released.
+
+        No step in flight may write the sequence. The caller shortens its chain of hashes to ``num_tokens // block_size`` too.
+        """
         keep = self.blocks_for(num_tokens)
         for block in reversed(table.ids[keep:]):
             self.pool.release(block)

@@ -143,7 +143,9 @@ class BlockPool:
         assert len(free) == len(self._free), "a block is free twice"
         assert all(fence > self._last_closed for fence in self._fenced.values()), "a fence outlived its step"
         total = len(free) + len(cached) + len(fenced) + len(owned)
-        assert total == self.num_blocks == len(free | cached | fenced | owned), f"free + owned + cached = {total}, expected {self.num_blocks}"
+        assert total == self.num_blocks == len(free | cached | fenced | owned), (
+            f"free + owned + cached = {total}, expected {self.num_blocks}"
+        )
         assert all(refs >= 0 for refs in self.refs)
         assert all(self.hash_of[block] is None for block in free)
         assert all(self.hash_of[block] is not None for block in cached)

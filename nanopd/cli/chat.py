@@ -62,4 +62,5 @@ def _show(report: Any) -> None:
     from nanopd.cli.report_table import ReportRow, make_console, report_table
 
     if report is not None:
-        make_console().print(report_table([ReportRow("last answer", report, "")]))
+        console = make_console()
+        console.print(report_table([ReportRow("last answer", report, "")], console.width))

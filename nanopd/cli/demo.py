@@ -67,7 +67,7 @@ async def _demo(options: dict[str, Any], max_tokens: int) -> None:
     rows = [
         ReportRow(f"{number:2}  {chat.prompt}", chat.report, chat.finish_reason) for number, chat in enumerate(chats, 1)
     ]
-    console.print(report_table(rows))
+    console.print(report_table(rows, console.width))
     console.print(summary_line(rows, elapsed_s))
 
 

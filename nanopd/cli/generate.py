@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
             if choice.report is not None:
                 rows.append(ReportRow(prompt, choice.report, choice.finish_reason))
     if args.show_report:
-        console.print(report_table(rows))
+        console.print(report_table(rows, console.width))
         console.print(summary_line(rows, elapsed_s))
     return 0

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from nanopd.cluster.events import RequestReport
 
 _PLAIN_WIDTH = 150  # of a log file, where there is no terminal to ask
+_ONE_TABLE_WIDTH = 140
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,37 +29,64 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
 
 
-def report_table(rows: Sequence[ReportRow], title: str = "Where the time went (ms)") -> Table:
-    """One line per request, in order."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.add_column("request", max_width=26, no_wrap=True, overflow="ellipsis")
-    table.add_column("path", no_wrap=True)
-    table.add_column("why", ratio=1, min_width=24)
-    for name in ("in", "out", "queue", "prefill", "transfer", "decode", "TTFT", "TPOT"):
-        table.add_column(name, justify="right", no_wrap=True)
+def report_table(rows: Sequence[ReportRow], width: int = _PLAIN_WIDTH) -> RenderableType:
+    """What happened to each request, in order: one table, or two where ``width`` characters are too few for one."""
+    times = ("queue", "prefill", "transfer", "decode", "TTFT", "TPOT")
+    if width >= _ONE_TABLE_WIDTH:
+        table = _table("Where the time went (ms)", ("request", "path", "why"), ("in", "out", *times))
+        for row in rows:
+            table.add_row(*_cells(row.label, *_way(row.report), *_sizes(row.report), *_times(row.report)))
+        return table
+    way = _table("Which way, and why", ("request", "path", "why"), ())
+    spent = _table("Where the time went (ms)", ("request",), ("in", "out", *times))
     for row in rows:
-        table.add_row(*(escape(cell) for cell in (row.label, *_cells(row.report))))
+        way.add_row(*_cells(row.label, *_way(row.report)))
+        spent.add_row(*_cells(row.label, *_sizes(row.report), *_times(row.report)))
+    return Group(way, spent)
+
+
+def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in texts:
+        match name:
+            case "request":
+                table.add_column(name, max_width=24, no_wrap=True, overflow="ellipsis")
+            case "why":
+                table.add_column(name, ratio=1, min_width=20)
+            case _:
+                table.add_column(name, min_width=20)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _cells(report: RequestReport) -> tuple[str, ...]:
+def _cells(*texts: str) -> tuple[str, ...]:
+    """Prompts and reasons are plain text, whatever brackets they hold."""
+    return tuple(escape(text) for text in texts)
+
+
+def _way(report: RequestReport) -> tuple[str, str]:
     chosen = report.decision.chosen
-    is_moved = chosen.path == "disaggregated"
+    workers = f"{chosen.prefill_worker} > {chosen.decode_worker}" if _is_moved(report) else chosen.decode_worker
+    retries = f" ({report.num_attempts} attempts)" if report.num_attempts > 1 else ""
+    return workers + retries, report.decision.reason
+
+
+def _sizes(report: RequestReport) -> tuple[str, str]:
+    return str(report.num_prompt_tokens), str(report.num_output_tokens)
+
+
+def _times(report: RequestReport) -> tuple[str, ...]:
+    is_moved = _is_moved(report)
     decode = report.decode if is_moved else report.prefill  # a collocated request has one leg
     queue_ms = report.prefill.queue_ms + (report.decode.queue_ms if is_moved else 0.0)
-    retries = f" ({report.num_attempts} attempts)" if report.num_attempts > 1 else ""
-    return (
-        (f"{chosen.prefill_worker} > {chosen.decode_worker}" if is_moved else chosen.decode_worker) + retries,
-        report.decision.reason,
-        str(report.num_prompt_tokens),
-        str(report.num_output_tokens),
-        f"{queue_ms:.0f}",
-        f"{report.prefill.prefill_ms:.0f}",
-        f"{report.transfer_ms:.1f}" if is_moved else "-",
-        f"{decode.decode_ms:.0f}",
-        _ms(report.ttft_s),
-        _ms(report.tpot_s),
-    )
+    transfer = f"{report.transfer_ms:.1f}" if is_moved else "-"
+    milliseconds = (f"{queue_ms:.0f}", f"{report.prefill.prefill_ms:.0f}", transfer, f"{decode.decode_ms:.0f}")
+    return *milliseconds, _ms(report.ttft_s), _ms(report.tpot_s)
+
+
+def _is_moved(report: RequestReport) -> bool:
+    return report.decision.chosen.path == "disaggregated"
 
 
 def _ms(seconds: float | None) -> str:

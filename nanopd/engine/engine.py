@@ -52,7 +52,8 @@ class Engine:
             return None
         batch = self.scheduler.schedule(self._clock.now())
         if batch is not None:
-            self._in_flight.append((batch, self._executor.submit(batch), self._clock.now()))
+            submitted = self._clock.now()  # before: some executors run the step while it is submitted
+            self._in_flight.append((batch, self._executor.submit(batch), submitted))
         return batch
 
     def collect(self) -> None:

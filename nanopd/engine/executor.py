@@ -23,7 +23,8 @@ class StepHandle(Protocol):
 class Executor(Protocol):
     """Carries out steps in the order of submission.
 
-    ``submit`` may return before the step has run; a batch may refer to tokens sampled by the one before it (``SeqSlice.previous_row``).
+    ``submit`` reads the batch (block tables grow in place later) and may return before the step has run; a batch may refer to
+    tokens sampled by the one before it (``SeqSlice.previous_row``).
     """
 
     def submit(self, batch: Batch) -> StepHandle: ...

@@ -51,6 +51,7 @@ class ScriptedExecutor:
     def submit(self, batch: Batch) -> StepHandle:
         rank = [not piece.is_decode for piece in batch.slices]
         assert rank == sorted(rank), "decode slices come first"
+        assert all(piece.num_tokens > 0 for piece in batch.slices), "a slice feeds at least one token"
         step = _Submitted(self, batch, [array("i", piece.block_table) for piece in batch.slices])
         self._queue.append(step)
         return step
@@ -72,7 +73,9 @@ class ScriptedExecutor:
         for source, destination in batch.block_copies:
             self.copy_block(source, destination)
         contexts = [self._store(piece, table) for piece, table in zip(batch.slices, tables, strict=True)]
-        for piece, table, end in zip(batch.slices, tables, contexts, strict=True):  # stored first: a step's writes must not collide
+        for piece, table, end in zip(
+            batch.slices, tables, contexts, strict=True
+        ):  # stored first: a step's writes must not collide
             context = self._read(table, end)
             self._logprobs(piece, context, result)
             if piece.sample is not None:
@@ -101,7 +104,8 @@ class ScriptedExecutor:
     def _logprobs(self, piece: SeqSlice, context: list[int], result: StepResult) -> None:
         if piece.prompt_logprobs is not None:
             result.prompt_logprobs[piece.request_id] = [
-                scripted_logprob(context[: piece.start + i + 1], target) for i, target in enumerate(piece.logprob_targets)
+                scripted_logprob(context[: piece.start + i + 1], target)
+                for i, target in enumerate(piece.logprob_targets)
             ]
 
 

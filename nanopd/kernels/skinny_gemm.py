@@ -1,4 +1,7 @@
-"""Linear layers for few tokens: the weights streamed once, at the speed of memory (sm_90 and up)."""
+"""Linear layers for few tokens: the weights streamed once, at the speed of memory (sm_90 and up).
+
+Up to 8 rows by mma.m16n8 (skinny_gemm.cu), up to 128 by wgmma (stream_gemm.py).
+"""
 
 import struct
 from dataclasses import dataclass
@@ -6,12 +9,14 @@ from functools import cache
 
 import torch
 
-from nanopd.kernels import jit
+from nanopd.kernels import jit, stream_gemm
 from nanopd.kernels.checks import SCALAR_NAMES, check_like, check_rows, check_shape, scalar_name
 from nanopd.kernels.nvrtc import KernelSpec, spec
+from nanopd.kernels.stream_gemm import StreamConfig
 from nanopd.kernels.tensor_map import tensor_map
 
-MAX_ROWS = 16  # of x
+MAX_ROWS = stream_gemm.MAX_ROWS  # of x
+_MMA_ROWS = 8  # up to here skinny_gemm.cu reads faster than stream_gemm
 _STORE, _ADD_RESIDUAL, _SILU_MUL = 0, 1, 2  # Epilogue in skinny_gemm.cu
 _PARAMS = struct.Struct("128s3Qq5i12x")  # struct Params
 _WARPS, _TILE_ROWS, _PANEL, _STAGE_K = 8, 16, 64, 512
@@ -66,24 +71,19 @@ def _kernel(scalar: str, epilogue: int, x_tiles: int, config: GemmConfig, device
 
 
 def supports(m: int, n: int, k: int, device: torch.device) -> bool:
-    """Whether m rows times a weight of [n, k] can be taken on this device."""
-    if not 0 < m <= MAX_ROWS or k % _STAGE_K or torch.cuda.get_device_capability(device)[0] < 9:
-        return False
-    return _shared_bytes(_DEFAULTS[-(-m // 8)], m, -(-n // _TILE_ROWS), k, device) <= _SHARED_LIMIT
+    """Whether m rows times a weight of [n, k] can be taken on this device; where they can, they beat cuBLAS."""
+    if 0 < m <= _MMA_ROWS:
+        return k % _STAGE_K == 0 and torch.cuda.get_device_capability(device)[0] >= 9
+    return stream_gemm.supports(m, n, k, device)
 
 
 def prefers(m: int, n: int, k: int, device: torch.device) -> bool:
-    """Whether this kernel beats cuBLAS there.
+    """Whether these kernels beat cuBLAS there.
 
-    Measured on an H200 with the shapes of Qwen3-8B (benchmarks/results/linear_1xh200_2026-11-24.md), milliseconds of all linears
-    of a step, ours / cuBLAS: M = 1: 3.70 / 4.18, 2: 3.72 / 4.18, 4: 3.75 / 4.19, 8: 3.85 / 4.36, 16: 4.15 / 4.18 (with the norms
-    and the fused activation 4.24 / 4.40). At 32 rows the kernel lost (5.5 / 4.3) and is not built for them.
+    Measured on an H200 with the shapes of Qwen3-8B (benchmarks/results/linear_1xh200_2026-11-24.md), milliseconds of a whole decode step at
+    context 1152, ours / cuBLAS: M = 1: 4.16 / 4.65, 8: 4.56 / 5.13, 16: 5.14 / 5.20, 32: 5.88 / 6.12, 64: 7.38 / 7.47, 128: 10.55 / 10.28.
     """
-    return supports(m, n, k, device)
-
-
-def _shared_bytes(config: GemmConfig, m: int, num_tiles: int, k: int, device: torch.device) -> int:
-    return config.shared_bytes(-(-m // 8), _tiles_per_cta(num_tiles, device) if k > config.slab_k else 0)
+    return m <= 64 and supports(m, n, k, device)
 
 
 def _tiles_per_cta(num_tiles: int, device: torch.device) -> int:
@@ -97,12 +97,12 @@ def skinny_linear(
     out: torch.Tensor | None = None,
     *,
     pdl: bool = False,
-    config: GemmConfig | None = None,
+    config: GemmConfig | StreamConfig | None = None,
 ) -> torch.Tensor:
     """out = x weight^T + bias, summed in float32.
 
-    x [M, K] bf16 or fp16, rows may lie apart; weight [N, K] contiguous; bias [N]; ``out`` [M, N] contiguous. M <= 16, K a
-    multiple of 512. ``config`` is for measurements. Returns ``out``.
+    x [M, K] bf16 or fp16, rows may lie apart; weight [N, K] contiguous; bias [N]; ``out`` [M, N] contiguous. M <= 8: K a
+    multiple of 512; M <= 128, sm_90a: K a multiple of 64, N of 16. ``config`` is for measurements. Returns ``out``.
     """
     return _launch(x, weight, bias, out, _STORE, pdl, config)
 
@@ -114,7 +114,7 @@ def skinny_linear_add(
     bias: torch.Tensor | None = None,
     *,
     pdl: bool = False,
-    config: GemmConfig | None = None,
+    config: GemmConfig | StreamConfig | None = None,
 ) -> torch.Tensor:
     """residual [M, N] += x weight^T + bias, in place; the product is rounded before the addition. Returns ``residual``."""
     return _launch(x, weight, bias, residual, _ADD_RESIDUAL, pdl, config)
@@ -127,7 +127,7 @@ def skinny_linear_silu_mul(
     out: torch.Tensor | None = None,
     *,
     pdl: bool = False,
-    config: GemmConfig | None = None,
+    config: GemmConfig | StreamConfig | None = None,
 ) -> torch.Tensor:
     """out [M, I] = silu(x gate^T) * (x up^T), weight [2 * I, K] holding the gate rows, then the up rows."""
     return _launch(x, weight, bias, out, _SILU_MUL, pdl, config)
@@ -140,7 +140,7 @@ def _launch(
     out: torch.Tensor | None,
     epilogue: int,
     pdl: bool,
-    config: GemmConfig | None,
+    config: GemmConfig | StreamConfig | None,
 ) -> torch.Tensor:
     scalar_name(x, "x")
     check_shape(x, (None, None), "x")
@@ -150,8 +150,6 @@ def _launch(
     check_like(weight, x, "weight")
     if not weight.is_contiguous() or weight.data_ptr() % 16:
         raise ValueError(f"weight must be contiguous and aligned to 16 bytes, got strides {weight.stride()}")
-    if not 0 < m <= MAX_ROWS or k % _STAGE_K:
-        raise ValueError(f"x must have 1 to {MAX_ROWS} rows of a multiple of {_STAGE_K} elements, got {list(x.shape)}")
     n = weight.shape[0]
     width = n // 2 if epilogue == _SILU_MUL else n
     if bias is not None:
@@ -163,12 +161,32 @@ def _launch(
     check_like(out, x, "out")
     if not out.is_contiguous():
         raise ValueError(f"out must be contiguous, got strides {out.stride()}")
+    if config is None:
+        config = _DEFAULTS[1] if m <= _MMA_ROWS else None
+    if isinstance(config, GemmConfig):
+        _launch_mma(x, weight, bias, out, epilogue, pdl, config)
+    else:
+        stream_gemm.launch(x, weight, bias, out, epilogue, pdl, config)
+    return out
+
+
+def _launch_mma(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    epilogue: int,
+    pdl: bool,
+    config: GemmConfig,
+) -> None:
+    (m, k), n = x.shape, weight.shape[0]
+    if not 0 < m <= 16 or k % _STAGE_K:
+        raise ValueError(f"x must have 1 to 16 rows of a multiple of {_STAGE_K} elements, got {list(x.shape)}")
     x_tiles = -(-m // 8)
-    config = config or _DEFAULTS[x_tiles]
     num_tiles = -(-out.shape[1] // (_TILE_ROWS // (2 if epilogue == _SILU_MUL else 1)))
     # As many CTAs as give each the same number of tiles, give or take one.
     most = _tiles_per_cta(num_tiles, x.device)
-    shared_bytes = _shared_bytes(config, m, num_tiles, k, x.device)
+    shared_bytes = config.shared_bytes(x_tiles, most if k > config.slab_k else 0)
     if shared_bytes > _SHARED_LIMIT:
         raise ValueError(f"{m} rows times a weight of {list(weight.shape)} needs {shared_bytes} bytes of shared memory")
     boxes = (_PANEL, n, k // _PANEL), (k, _PANEL), (_PANEL, 8, _STAGE_K // _PANEL)
@@ -191,4 +209,3 @@ def _launch(
         smem_bytes=shared_bytes,
         pdl=pdl,
     )
-    return out

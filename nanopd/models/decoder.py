@@ -14,8 +14,8 @@ from nanopd.attention.backend import AttentionBackend, AttentionBatch, HeadNorms
 from nanopd.config import ModelConfig
 from nanopd.kv_cache import KvCache
 from nanopd.layers.embedding import embed
-from nanopd.layers.linear import linear, linear_add_, linear_silu_mul
-from nanopd.layers.norm import rms_norm
+from nanopd.layers.linear import linear, linear_silu_mul
+from nanopd.layers.norm import add_rms_norm_, rms_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +54,17 @@ class Decoder:
         """Stores the tokens' KV and returns their hidden states after the final norm, [T, E]."""
         eps = self.config.rms_norm_eps
         residual_TE = embed(token_ids_T, self.embedding)
+        x_TE = rms_norm(residual_TE, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
-            x_TE = rms_norm(residual_TE, layer.input_norm, eps)
             qkv_TX = linear(x_TE, layer.qkv, layer.qkv_bias)
             q_THD = self.attention.store(qkv_TX, self.cos_sin_PD, layer.head_norms, kv.layer(index), batch)
             out_THD = self.attention.attend(q_THD, kv.layer(index), batch)
-            linear_add_(out_THD.reshape(len(q_THD), -1), layer.o, layer.o_bias, residual_TE)
-            x_TE = rms_norm(residual_TE, layer.mlp_norm, eps)
-            linear_add_(linear_silu_mul(x_TE, layer.gate_up, layer.gate_up_bias), layer.down, layer.down_bias, residual_TE)
-        return rms_norm(residual_TE, self.final_norm, eps)
+            x_TE = linear(out_THD.reshape(len(q_THD), -1), layer.o, layer.o_bias)
+            x_TE = add_rms_norm_(x_TE, residual_TE, layer.mlp_norm, eps)
+            x_TE = linear(linear_silu_mul(x_TE, layer.gate_up, layer.gate_up_bias), layer.down, layer.down_bias)
+            is_last = index + 1 == len(self.layers)
+            x_TE = add_rms_norm_(x_TE, residual_TE, self.final_norm if is_last else self.layers[index + 1].input_norm, eps)
+        return x_TE
 
     def logits(self, hidden_RE: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """[R, V] in the model's dtype."""

@@ -20,7 +20,9 @@ class SeqOutput(msgspec.Struct, frozen=True, gc=False):
     first_index: int  # index of token_ids[0] in the request's output, tokens given at admission included
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs | None, ...] = ()  # one per token when asked for
-    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None  # with the first token when asked for: of prompt tokens 1, 2, ...
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = (
+        None  # with the first token when asked for: of prompt tokens 1, 2, ...
+    )
     finish_reason: FinishReason | None = None
     times: LegTimes = LegTimes()  # complete when finish_reason is set, and with the token of a held prefill
 

@@ -15,6 +15,7 @@ from nanopd.block_manager import BlockManager
 from nanopd.config import SchedulerConfig
 from nanopd.messages import WorkerStats
 from nanopd.request import Request, TokenLogprobs
+from nanopd.scheduler.load import Counters, worker_stats
 from nanopd.scheduler.outcome import ComputedRange, EndedSeq, Outcomes, Reservation, SeqOutput
 from nanopd.scheduler.plan import Step, StepPlan
 from nanopd.scheduler.roster import Roster
@@ -39,14 +40,13 @@ class Scheduler:
         self._in_flight: deque[Step] = deque()
         self._ending: deque[tuple[int, EndedSeq]] = deque()  # (last step that may touch its blocks, what to say then)
         self._num_added = 0
-        self._num_steps = 0
-        self._num_preemptions = 0
-        self._prefix_hit_tokens = 0
-        self._prefix_query_tokens = 0
+        self._counters = Counters()
 
     # ---- what a worker is asked to do
 
-    def add(self, seq_id: str, request: Request, kind: LegKind, now: float, output_token_ids: SequenceOf[int] = ()) -> None:
+    def add(
+        self, seq_id: str, request: Request, kind: LegKind, now: float, output_token_ids: SequenceOf[int] = ()
+    ) -> None:
         """Takes on a leg. Raises InvalidRequestError for a request that no scheduler accepts."""
         seq = self._new_sequence(seq_id, request, kind, now, output_token_ids)
         if not self._is_settled(seq, now):
@@ -66,18 +66,21 @@ class Scheduler:
         self._roster.move(seq, SeqState.RUNNING)
         self._is_settled(seq, now)
 
-    def fork(self, seq_id: str, new_seq_id: str, request: Request, kind: LegKind, now: float, output_token_ids: SequenceOf[int] = ()) -> None:
+    def fork(
+        self,
+        seq_id: str,
+        new_seq_id: str,
+        request: Request,
+        kind: LegKind,
+        now: float,
+        output_token_ids: SequenceOf[int] = (),
+    ) -> None:
         """Takes on a leg that shares the computed blocks of ``seq_id`` as far as their tokens agree; the last token is fed anew.
 
         Blocks are copied when one of the two writes. Without anything to share it waits for admission like any other.
         """
         parent = self._roster.get(seq_id)
-        num_shared = 0
-        if parent is not None and parent.state in (SeqState.RUNNING, SeqState.HELD) and self._roster.num_active < self._config.max_num_seqs:
-            token_ids = (*request.prompt_token_ids, *output_token_ids)
-            num_shared = min(len(token_ids) - 1, parent.num_computed_tokens, len(parent.token_ids))
-            if tuple(parent.token_ids[:num_shared]) != token_ids[:num_shared]:
-                num_shared = 0
+        num_shared = self._num_shareable(parent, (*request.prompt_token_ids, *output_token_ids))
         if parent is None or parent.table is None or num_shared == 0 or request.sampling.prompt_logprobs is not None:
             self.add(new_seq_id, request, kind, now, output_token_ids)
             return
@@ -89,6 +92,14 @@ class Scheduler:
         seq.num_computed_tokens = seq.num_cached_tokens = num_shared
         seq.admission_time = seq.prefill_start = now
         self._roster.move(seq, SeqState.RUNNING)
+
+    def _num_shareable(self, parent: Sequence | None, token_ids: tuple[int, ...]) -> int:
+        """Leading tokens whose KV ``parent`` has computed, if all of them agree and there is a place for one more sequence."""
+        if parent is None or parent.state not in (SeqState.RUNNING, SeqState.HELD):
+            return 0
+        num_shared = min(len(token_ids) - 1, parent.num_computed_tokens, len(parent.token_ids))
+        is_same = tuple(parent.token_ids[:num_shared]) == token_ids[:num_shared]
+        return num_shared if is_same and self._roster.num_active < self._config.max_num_seqs else 0
 
     def abort(self, seq_id: str) -> None:
         """Ends a leg; ``EndedSeq`` follows when nothing of it is left. Unknown ids are ignored.
@@ -128,11 +139,11 @@ class Scheduler:
         self._plan_chunks(plan)
         if not plan.has_preempted:
             self._admit(plan, now)
-        step = plan.seal(self._num_steps)
+        step = plan.seal(self._counters.num_steps)
         if step is None:
             return None
-        self.blocks.pool.open_fence(self._num_steps)
-        self._num_steps += 1
+        self.blocks.pool.open_fence(self._counters.num_steps)
+        self._counters.num_steps += 1
         self._in_flight.append(step)
         return step.batch
 
@@ -157,7 +168,7 @@ class Scheduler:
             row += 1
 
     def _plan_decodes(self, plan: StepPlan) -> None:
-        last_step = self._num_steps - 1
+        last_step = self._counters.num_steps - 1
         is_writable = self.blocks.is_writable
         for seq in tuple(self._roster.running):
             start = seq.num_computed_tokens
@@ -211,7 +222,7 @@ class Scheduler:
         seq.table = None
         seq.num_computed_tokens = 0
         seq.num_preemptions += 1
-        self._num_preemptions += 1
+        self._counters.num_preemptions += 1
         self._roster.move(seq, SeqState.WAITING)
 
     def _note_computed(self, seq: Sequence, end: int) -> None:
@@ -267,8 +278,8 @@ class Scheduler:
             seq.admission_time = seq.prefill_start = now
             seq.num_cached_tokens = seq.num_computed_tokens
         if self.blocks.enable_prefix_cache:
-            self._prefix_query_tokens += len(seq.token_ids)
-            self._prefix_hit_tokens += seq.num_computed_tokens
+            self._counters.prefix_query_tokens += len(seq.token_ids)
+            self._counters.prefix_hit_tokens += seq.num_computed_tokens
 
     def _grant(self, seq: Sequence) -> None:
         assert seq.table is not None
@@ -279,7 +290,9 @@ class Scheduler:
 
     # ---- sequences
 
-    def _new_sequence(self, seq_id: str, request: Request, kind: LegKind, now: float, output_token_ids: SequenceOf[int]) -> Sequence:
+    def _new_sequence(
+        self, seq_id: str, request: Request, kind: LegKind, now: float, output_token_ids: SequenceOf[int]
+    ) -> Sequence:
         seq = Sequence(seq_id, request, kind, self._num_added, self.max_model_len, now, output_token_ids)
         self._num_added += 1
         self._roster.add(seq)
@@ -297,7 +310,7 @@ class Scheduler:
         self._drop(seq)
         ended = EndedSeq(seq.seq_id, error)
         if self._in_flight:
-            self._ending.append((self._num_steps - 1, ended))
+            self._ending.append((self._counters.num_steps - 1, ended))
         else:
             self.outcomes.ended.append(ended)
 
@@ -305,11 +318,16 @@ class Scheduler:
         """Ends a sequence whose tokens, as given, leave nothing to compute, or can never be served."""
         num_tokens, num_blocks = len(seq.token_ids), self.blocks.blocks_for(len(seq.token_ids))
         if seq.num_prompt_tokens >= self.max_model_len:
-            self._end(seq, f"the prompt must be shorter than {self.max_model_len} tokens (max_model_len), got {seq.num_prompt_tokens}")
+            self._end(
+                seq,
+                f"the prompt must be shorter than {self.max_model_len} tokens (max_model_len), got {seq.num_prompt_tokens}",
+            )
         elif num_tokens > seq.num_prompt_tokens and (reason := seq.finish_reason()) is not None:
             self._drop(seq)
             index = num_tokens - seq.num_prompt_tokens
-            self.outcomes.outputs.append(SeqOutput(seq.seq_id, index, (), finish_reason=reason, times=seq.take_times(now)))
+            self.outcomes.outputs.append(
+                SeqOutput(seq.seq_id, index, (), finish_reason=reason, times=seq.take_times(now))
+            )
         elif num_blocks > self.blocks.num_blocks:
             self._end(seq, _larger_than_pool(num_blocks, self.blocks.num_blocks))
         else:
@@ -348,22 +366,7 @@ class Scheduler:
 
     def stats(self, step_ms: float = 0.0) -> WorkerStats:
         """The worker's load; ``step_ms`` is the engine's to know."""
-        pool = self.blocks.pool
-        left_to_prefill = (len(seq.token_ids) - seq.num_computed_tokens for seq in self._roster.running)
-        return WorkerStats(
-            num_running=len(self._roster.running),
-            num_waiting=len(self._roster.waiting),
-            num_reserved=self._roster.num_reserved,
-            num_free_blocks=pool.num_available,
-            num_cached_blocks=pool.num_cached,
-            num_waiting_tokens=sum(len(seq.token_ids) for seq in self._roster.waiting) + sum(n for n in left_to_prefill if n > 1),
-            num_context_tokens=sum(seq.num_computed_tokens for seq in self._roster.running),
-            step_ms=step_ms,
-            num_steps=self._num_steps,
-            num_preemptions=self._num_preemptions,
-            prefix_hit_tokens=self._prefix_hit_tokens,
-            prefix_query_tokens=self._prefix_query_tokens,
-        )
+        return worker_stats(self._roster, self.blocks.pool, self._counters, step_ms)
 
     def check(self) -> None:
         """Asserts free + owned + cached = total and that the sequences' tables are all the owners."""

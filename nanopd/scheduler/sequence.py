@@ -56,11 +56,20 @@ class Sequence:
     )  # fmt: skip
 
     def __init__(
-        self, seq_id: str, request: Request, kind: LegKind, order: int, max_model_len: int, now: float, output_token_ids: SequenceOf[int] = ()
+        self,
+        seq_id: str,
+        request: Request,
+        kind: LegKind,
+        order: int,
+        max_model_len: int,
+        now: float,
+        output_token_ids: SequenceOf[int] = (),
     ) -> None:
         params = request.sampling
         if params.seed is None and not params.is_greedy:
-            raise InvalidRequestError(f"sampling.seed must be set before {request.request_id!r} reaches a scheduler, got None", "seed")
+            raise InvalidRequestError(
+                f"sampling.seed must be set before {request.request_id!r} reaches a scheduler, got None", "seed"
+            )
         if not request.prompt_token_ids:
             raise InvalidRequestError("prompt_token_ids must hold at least one token, got none", "prompt")
         self.seq_id = seq_id
@@ -72,8 +81,14 @@ class Sequence:
         self.num_prompt_tokens = len(self.token_ids)
         self.token_ids.extend(output_token_ids)
         self.num_initial_outputs = len(output_token_ids)
-        self.max_len = max_model_len if params.max_tokens is None else min(self.num_prompt_tokens + params.max_tokens, max_model_len)
-        self.feed_end = len(self.token_ids) + 1 if kind is LegKind.PREFILL else self.max_len  # nothing is fed once this long
+        self.max_len = (
+            max_model_len
+            if params.max_tokens is None
+            else min(self.num_prompt_tokens + params.max_tokens, max_model_len)
+        )
+        self.feed_end = (
+            len(self.token_ids) + 1 if kind is LegKind.PREFILL else self.max_len
+        )  # nothing is fed once this long
         self.stop_ids = request.stop_ids
         self.stop_ids_tuple = tuple(sorted(self.stop_ids))
         self.min_len = self.num_prompt_tokens + params.min_tokens
@@ -86,7 +101,9 @@ class Sequence:
         self.num_pending = 0  # sampled in flight, not known here yet
         self.pending_step = self.pending_row = -1  # where the last pending token is sampled
         self.is_exposed = False  # blocks of a held prefill were reported: someone may be reading them until release
-        wants_prompt_logprobs = params.prompt_logprobs is not None and not output_token_ids and kind is not LegKind.RESERVED
+        wants_prompt_logprobs = (
+            params.prompt_logprobs is not None and not output_token_ids and kind is not LegKind.RESERVED
+        )
         self.prompt_logprobs: list[TokenLogprobs] | None = [] if wants_prompt_logprobs else None
         self.greedy_spec: SampleSpec | None = None  # what never changes from step to step is built once
         self.arrival_time = now

@@ -30,7 +30,7 @@ def test_against_float64(dtype, n, k):
 
     tolerance = 3e-3 if dtype == torch.bfloat16 else 4e-4
     torch.manual_seed(n + k)
-    for m in (1, 2, 3, 8, 9, 16):
+    for m in (1, 3, 8, 9, 16, 17, 32, 50, 64, 100, 128):
         x, weight, bias = make(m, n, k, dtype)
         plain = x.double() @ weight.double().T
         for with_bias in (False, True):
@@ -47,7 +47,7 @@ def test_against_float64(dtype, n, k):
             assert error(skinny_linear_silu_mul(x, weight, given_bias, out), expected) < tolerance
 
 
-@pytest.mark.parametrize("m", [1, 8, 16])
+@pytest.mark.parametrize("m", [1, 8, 16, 32, 64, 128])
 def test_a_chain_under_pdl_equals_the_chain_without(m):
     """Each kernel starts while the one before still runs; a missing wait would show as a different sum."""
     from nanopd.kernels.norm import add_rms_norm, rms_norm
@@ -86,11 +86,32 @@ def test_a_chain_under_pdl_equals_the_chain_without(m):
         assert torch.equal(out, expected)
 
 
+@pytest.mark.parametrize("rows", [64, 128, 192])
+@pytest.mark.parametrize("splits", [1, 2, 4, 8])
+def test_every_tile_and_split(rows, splits):
+    from nanopd.kernels.skinny_gemm import skinny_linear, skinny_linear_silu_mul
+    from nanopd.kernels.stream_gemm import StreamConfig
+
+    torch.manual_seed(rows + splits)
+    config = StreamConfig(rows, splits)
+    for m, n, k in ((5, 592, 2112), (33, 208, 2048), (128, 1024, 2560)):
+        x, weight, bias = make(m, n, k, torch.bfloat16)
+        product = x.double() @ weight.double().T + bias.double()
+        out = torch.full((m, n), float("nan"), device=DEVICE, dtype=torch.bfloat16)
+        assert error(skinny_linear(x, weight, bias, out, config=config), product) < 3e-3
+        if rows // 2 % (4 * splits):
+            continue
+        out = torch.full((m, n // 2), float("nan"), device=DEVICE, dtype=torch.bfloat16)
+        gate, up = product.chunk(2, dim=-1)
+        expected = torch.nn.functional.silu(gate) * up
+        assert error(skinny_linear_silu_mul(x, weight, bias, out, config=config), expected) < 3e-3
+
+
 def test_bad_arguments():
     from nanopd.kernels.skinny_gemm import skinny_linear
 
     x, weight, _ = make(1, 64, 512, torch.bfloat16)
     with pytest.raises(ValueError, match="weight must have shape"):
         skinny_linear(x, weight[:, :256])
-    with pytest.raises(ValueError, match="1 to 16 rows"):
-        skinny_linear(torch.zeros(17, 512, device=DEVICE, dtype=torch.bfloat16), weight)
+    with pytest.raises(ValueError, match="1 to 128 rows"):
+        skinny_linear(torch.zeros(129, 512, device=DEVICE, dtype=torch.bfloat16), weight)

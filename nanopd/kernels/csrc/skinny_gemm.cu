@@ -1,7 +1,7 @@
 // y[M, N] = x[M, K] w[N, K]^T for few rows of x: a stream of weights through the tensor cores at the speed of memory.
 //
 // Macros: SCALAR (__nv_bfloat16 | __half), EPILOGUE (0: store | 1: add to the residual | 2: silu(gate) * up),
-//         X_TILES (of 8 rows of x: 1 | 2), SLAB_K (elements of K whose x is held in registers), STAGES.
+//         X_TILES (of 8 rows of x: 1 | 2 | 4), SLAB_K (elements of K whose x is held in registers), STAGES.
 //
 // One persistent CTA an SM takes tiles of 16 rows of w. TMA brings them, 16 rows x 512 a stage, into a ring that fills shared
 // memory. Eight warps split K within each stage and multiply with mma.m16n8k16: 16 rows of w are its A operand, 8 rows of x its B
@@ -34,6 +34,7 @@ constexpr int kHalfBytes = kStageK / kPanelK * kPanelBytes;  // 8 of the 16 rows
 constexpr int kWarpPanels = kStageK / kPanelK / kWarps;      // of a stage
 constexpr int kSlabStages = SLAB_K / kStageK;
 constexpr int kTileElements = kTileRows * 8 * kXTiles;
+constexpr int kPartialBuffers = kXTiles < 4 ? 2 : 1;
 static_assert(kSlabStages >= 1 && kWarpPanels >= 1);
 
 struct Params {
@@ -49,7 +50,7 @@ struct Params {
 
 struct Shared {
     alignas(1024) char ring[kNumStages][2][kHalfBytes];
-    float partial[2][kWarps][kTileElements];
+    float partial[kPartialBuffers][kWarps][kTileElements];
     Barrier full[kNumStages], empty[kNumStages];
 };
 
@@ -112,24 +113,43 @@ struct Producer {
     }
 };
 
-// Writes one tile; `sum(e)` gives element e = row * (8 * kXTiles) + column.
-template <typename Sum> __device__ inline void store_tile(const Params& p, int tile, const Sum& sum) {
-    constexpr int kRows = kEpilogue == kSiluMul ? 8 : kTileRows;
-    constexpr int kColumns = 8 * kXTiles;
-    const int width = kEpilogue == kSiluMul ? p.n / 2 : p.n;
-    for (int e = threadIdx.x; e < kRows * kColumns; e += kThreads) {
-        const int n = tile * kRows + e / kColumns, m = e % kColumns;
-        if (m >= p.m || n >= width) continue;
-        float y = sum(e) + (p.bias ? static_cast<float>(p.bias[n]) : 0.f);
-        SCALAR* out = p.out + static_cast<long long>(m) * width + n;
-        if constexpr (kEpilogue == kAddResidual) y = static_cast<float>(SCALAR(y)) + static_cast<float>(*out);
-        if constexpr (kEpilogue == kSiluMul) {
-            const float up = sum(e + 8 * kColumns) + (p.bias ? static_cast<float>(p.bias[n + width]) : 0.f);
-            y = __fdividef(y, 1.f + exp2_approx(-kLog2e * y)) * up;
+// What a thread writes of a tile: elements threadIdx.x + i * kThreads, where element row * kColumns + column is y[column][row].
+constexpr int kOutRows = kEpilogue == kSiluMul ? 8 : kTileRows;
+constexpr int kColumns = 8 * kXTiles;
+constexpr int kOutElements = (kOutRows * kColumns + kThreads - 1) / kThreads;
+
+struct Output {
+    SCALAR* at[kOutElements];  // null where nothing is to be written
+    int n[kOutElements];
+    float old[kOutElements];   // for kAddResidual, read long before it is needed
+
+    __device__ Output(const Params& p, int tile) {
+        const int width = kEpilogue == kSiluMul ? p.n / 2 : p.n;
+#pragma unroll
+        for (int i = 0; i < kOutElements; ++i) {
+            const int e = threadIdx.x + i * kThreads, m = e % kColumns;
+            n[i] = tile * kOutRows + e / kColumns;
+            const bool valid = e < kOutRows * kColumns && m < p.m && n[i] < width;
+            at[i] = valid ? p.out + static_cast<long long>(m) * width + n[i] : nullptr;
+            if constexpr (kEpilogue == kAddResidual) old[i] = valid ? static_cast<float>(*at[i]) : 0.f;
         }
-        *out = SCALAR(y);
     }
-}
+    // `sum(e)` gives element e.
+    template <typename Sum> __device__ void store(const Params& p, const Sum& sum) const {
+#pragma unroll
+        for (int i = 0; i < kOutElements; ++i) {
+            if (!at[i]) continue;
+            const int e = threadIdx.x + i * kThreads;
+            float y = sum(e) + (p.bias ? static_cast<float>(p.bias[n[i]]) : 0.f);
+            if constexpr (kEpilogue == kAddResidual) y = static_cast<float>(SCALAR(y)) + old[i];
+            if constexpr (kEpilogue == kSiluMul) {
+                const float up = sum(e + 8 * kColumns) + (p.bias ? static_cast<float>(p.bias[n[i] + p.n / 2]) : 0.f);
+                y = __fdividef(y, 1.f + exp2_approx(-kLog2e * y)) * up;
+            }
+            *at[i] = SCALAR(y);
+        }
+    }
+};
 
 // This thread's fragments of x for a slab: of each panel of 64, 16 elements along K of row lane / 4 of each tile.
 using XFragments = uint4[kSlabStages][kWarpPanels][2][kXTiles];
@@ -219,6 +239,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) skinny_gemm_kernel(con
         load_x(p, slab * kSlabStages, num_stages, x);
         for (int tile_index = 0; tile_index < schedule.cta_tiles; ++tile_index) {
             float acc[kXTiles][4] = {};
+            const Output output(p, schedule.tile(tile_index));
 #pragma unroll
             for (int s = 0; s < kSlabStages; ++s) {
                 if (s >= num_stages) break;
@@ -242,9 +263,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) skinny_gemm_kernel(con
             if (slab + 1 < schedule.num_slabs) {
                 for (int e = threadIdx.x; e < kTileElements; e += kThreads) total[e] = sum(e);
             } else {
-                store_tile(p, schedule.tile(tile_index), sum);
+                output.store(p, sum);
             }
-            buffer ^= 1;  // a warp that runs ahead writes the other one, and meets all others before it is back at this
+            // With two buffers a warp that runs ahead writes the other one, and meets all others before it is back at this.
+            if constexpr (kPartialBuffers == 1) __syncthreads();
+            buffer = (buffer + 1) % kPartialBuffers;
         }
     }
 }

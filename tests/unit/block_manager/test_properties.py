@@ -43,7 +43,9 @@ class Machine(RuleBasedStateMachine):
     def touched(self) -> set[int]:
         """Blocks that a submitted step may still write or read."""
         tables = [table for _, planned, _ in self.steps for _, table, *_ in planned]
-        return {block for table in tables for block in table} | {block for _, _, copies in self.steps for pair in copies for block in pair}
+        return {block for table in tables for block in table} | {
+            block for _, _, copies in self.steps for pair in copies for block in pair
+        }
 
     def check_fresh(self, fresh: set[int]) -> None:
         assert not fresh & self.touched(), "a block was reused before its fence"

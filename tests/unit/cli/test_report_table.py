@@ -1,5 +1,6 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from nanopd.cli.report_table import ReportRow, report_table, summary_line
@@ -35,7 +36,7 @@ ROWS = [ReportRow("[b]ig", MOVED, "length"), ReportRow("small", LOCAL, "stop")]
 
 def rendered(width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    console.print(report_table(ROWS))
+    console.print(report_table(ROWS, width))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
@@ -47,8 +48,13 @@ def test_one_line_per_request_with_every_time() -> None:
     assert local[-8:] == ["9", "1", "1", "99", "-", "7", "100", "-"]
 
 
-def test_fits_the_width_it_is_given() -> None:
-    assert all(len(line) <= 120 for line in rendered(120))
+@pytest.mark.parametrize("width", [100, 120, 150])
+def test_fits_the_width_it_is_given_with_every_number_whole(width: int) -> None:
+    lines = rendered(width)
+    assert all(len(line) <= width for line in lines)
+    ends = [line.split()[-8:] for line in lines if line.strip().startswith(("[b]ig", "small"))][-2:]
+    assert ends == [["300", "40", "15", "230", "3.2", "1745", "250", "45"], ["9", "1", "1", "99", "-", "7", "100", "-"]]
+    assert sum("the [long] prompt" in line for line in lines) == 1
 
 
 def test_summary() -> None:

@@ -41,7 +41,9 @@ class SlowDevice:
 def make(depth: int = 1, num_blocks: int = 16) -> tuple[Engine, SlowDevice]:
     clock = VirtualClock()
     device = SlowDevice(clock)
-    scheduler = Scheduler(SchedulerConfig(prefill_chunk_size=8), BlockManager(num_blocks, 4, enable_prefix_cache=False), 64)
+    scheduler = Scheduler(
+        SchedulerConfig(prefill_chunk_size=8), BlockManager(num_blocks, 4, enable_prefix_cache=False), 64
+    )
     return Engine(scheduler, device, clock, depth), device
 
 

@@ -16,8 +16,12 @@ from nanopd.scheduler import Scheduler
 MAX_MODEL_LEN = 64
 
 
-def make(num_blocks: int, block_size: int, depth: int = 1, prefix_cache: bool = False, max_num_seqs: int = 16) -> Engine:
-    scheduler = Scheduler(SchedulerConfig(max_num_seqs), BlockManager(num_blocks, block_size, prefix_cache), MAX_MODEL_LEN)
+def make(
+    num_blocks: int, block_size: int, depth: int = 1, prefix_cache: bool = False, max_num_seqs: int = 16
+) -> Engine:
+    scheduler = Scheduler(
+        SchedulerConfig(max_num_seqs), BlockManager(num_blocks, block_size, prefix_cache), MAX_MODEL_LEN
+    )
     return Engine(scheduler, ScriptedExecutor(num_blocks, block_size, VOCAB_SIZE), VirtualClock(), depth)
 
 
@@ -47,7 +51,9 @@ def drain(engine: Engine, tokens: dict[str, list[int]]) -> int:
     prefix_cache=st.booleans(),
     max_num_seqs=st.sampled_from([2, 16]),
 )
-def test_completions_of_one_prompt(prompt, fork_steps, max_tokens, block_size, num_blocks, depth, prefix_cache, max_num_seqs) -> None:
+def test_completions_of_one_prompt(
+    prompt, fork_steps, max_tokens, block_size, num_blocks, depth, prefix_cache, max_num_seqs
+) -> None:
     """Whenever the fork happens, each completion has the tokens it would have alone."""
     engine = make(num_blocks, block_size, depth, prefix_cache, max_num_seqs)
     requests = {f"s{i}": sample(prompt, i, max_tokens) for i in range(len(fork_steps) + 1)}
@@ -96,7 +102,9 @@ def test_beams_hold_and_fork() -> None:
         for name, outputs in beams.items():
             expected, _ = sequential(sample(prompt, 0, len(outputs) + 1), MAX_MODEL_LEN, outputs)
             assert drawn[name] == expected[-1]
-        children = [(name, (*outputs, token)) for name, outputs in beams.items() for token in (drawn[name], round_index)][:4]
+        children = [
+            (name, (*outputs, token)) for name, outputs in beams.items() for token in (drawn[name], round_index)
+        ][:4]
         parents, beams = list(beams), {}
         for i, (parent, outputs) in enumerate(children):
             beams[f"b{round_index}.{i}"] = outputs

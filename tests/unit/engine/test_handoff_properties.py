@@ -30,7 +30,9 @@ class Worker:
         self.num_blocks = num_blocks
         self.executor = ScriptedExecutor(num_blocks, BLOCK_SIZE, VOCAB_SIZE)
         config = SchedulerConfig(4, 24, chunk_size, watermark=0.05)
-        self.engine = Engine(Scheduler(config, BlockManager(num_blocks, BLOCK_SIZE), MAX_MODEL_LEN), self.executor, VirtualClock(), depth)
+        self.engine = Engine(
+            Scheduler(config, BlockManager(num_blocks, BLOCK_SIZE), MAX_MODEL_LEN), self.executor, VirtualClock(), depth
+        )
 
 
 @dataclass
@@ -148,7 +150,11 @@ class TwoWorkers(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 100))
     def push_a_block(self, pick: int) -> None:
-        jobs = [job for job in self.jobs.values() if job.prefill_open and not job.aborted and self._pushable(job) > job.pushed]
+        jobs = [
+            job
+            for job in self.jobs.values()
+            if job.prefill_open and not job.aborted and self._pushable(job) > job.pushed
+        ]
         if jobs:
             job = jobs[pick % len(jobs)]
             source = job.table[job.pushed]
@@ -228,4 +234,4 @@ class TwoWorkers(RuleBasedStateMachine):
 
 
 TestTwoWorkers = TwoWorkers.TestCase
-TestTwoWorkers.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestTwoWorkers.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)

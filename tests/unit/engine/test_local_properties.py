@@ -59,7 +59,9 @@ def setups() -> st.SearchStrategy[Setup]:
 
 def prompts() -> st.SearchStrategy[tuple[int, ...]]:
     """Few distinct tokens and long common runs, so that prefixes are shared."""
-    return st.builds(lambda n, tail: (7,) * n + tuple(tail), st.integers(0, 20), st.lists(st.integers(0, 2), min_size=1, max_size=10))
+    return st.builds(
+        lambda n, tail: (7,) * n + tuple(tail), st.integers(0, 20), st.lists(st.integers(0, 2), min_size=1, max_size=10)
+    )
 
 
 def params() -> st.SearchStrategy[SamplingParams]:
@@ -104,7 +106,9 @@ class Client:
     def __init__(self, seq_id: str, arrival: Arrival) -> None:
         self.seq_id = seq_id
         self.arrival = arrival
-        self.request = Request(seq_id, arrival.prompt, arrival.params, priority=arrival.priority, eos_token_ids=arrival.eos)
+        self.request = Request(
+            seq_id, arrival.prompt, arrival.params, priority=arrival.priority, eos_token_ids=arrival.eos
+        )
         self.expected, self.expected_reason = sequential(self.request, MAX_MODEL_LEN)
         self.initial = self.expected[: min(arrival.num_initial, len(self.expected) - 1)]
         self.tokens = list(self.initial)
@@ -157,6 +161,13 @@ def take_report(engine: Engine, clients: dict[str, Client]) -> None:
 @example(  # one block too few for both: the later one recomputes
     setup=Setup(2, 6, None, 64, 4, True, 2, 0.0),
     load=[Arrival(0, (1, 2, 3), SamplingParams(max_tokens=8, temperature=0.0), 0, (), 0, None)] * 2,
+)
+@example(  # preempted in the middle of a prompt whose log-probabilities are wanted: all of them again, none twice
+    setup=Setup(2, 8, 2, 64, 4, True, 1, 0.0),
+    load=[
+        Arrival(0, (1, 2, 3, 4), SamplingParams(max_tokens=10, temperature=0.0), 0, (), 0, None),
+        Arrival(0, tuple(range(12)), SamplingParams(max_tokens=2, temperature=0.0, prompt_logprobs=0), 0, (), 0, None),
+    ],
 )
 def test_tokens_equal_the_sequential_model(setup: Setup, load: list[Arrival]) -> None:
     engine = build(setup)

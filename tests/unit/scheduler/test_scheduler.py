@@ -12,7 +12,9 @@ from nanopd.scheduler import LegKind, Scheduler
 TOKEN = 50
 
 
-def make(num_blocks: int = 64, block_size: int = 4, max_model_len: int = 64, prefix_cache: bool = False, **config) -> Scheduler:
+def make(
+    num_blocks: int = 64, block_size: int = 4, max_model_len: int = 64, prefix_cache: bool = False, **config
+) -> Scheduler:
     config = {"max_num_seqs": 8, "max_num_batched_tokens": 16, "prefill_chunk_size": None, "watermark": 0.0} | config
     return Scheduler(SchedulerConfig(**config), BlockManager(num_blocks, block_size, prefix_cache), max_model_len)
 
@@ -22,7 +24,9 @@ def request(num_prompt: int = 4, priority: int = 0, eos: tuple[int, ...] = (), *
     return Request("r", tuple(range(num_prompt)), SamplingParams(**params), priority=priority, eos_token_ids=eos)
 
 
-def add(scheduler: Scheduler, seq_id: str, kind: LegKind = LegKind.LOCAL, outputs: tuple[int, ...] = (), **of_request) -> None:
+def add(
+    scheduler: Scheduler, seq_id: str, kind: LegKind = LegKind.LOCAL, outputs: tuple[int, ...] = (), **of_request
+) -> None:
     scheduler.add(seq_id, request(**of_request), kind, 0.0, outputs)
 
 
@@ -194,7 +198,10 @@ def test_one_step_ahead_feeds_the_row_of_the_step_before() -> None:
     scheduler.schedule(0.0)
     scheduler.abort("a")
     ahead = scheduler.schedule(0.0)
-    assert [(piece.request_id, piece.previous_row, tuple(piece.token_ids)) for piece in ahead.slices] == [("b", 1, ()), ("c", 2, ())]
+    assert [(piece.request_id, piece.previous_row, tuple(piece.token_ids)) for piece in ahead.slices] == [
+        ("b", 1, ()),
+        ("c", 2, ()),
+    ]
 
 
 def test_no_step_ahead_of_a_penalty_or_of_the_end() -> None:
@@ -219,7 +226,11 @@ def test_a_token_in_flight_is_fed_only_by_the_step_right_after() -> None:
     answer(scheduler, first)
     batches += [scheduler.schedule(0.0), scheduler.schedule(0.0)]
     names = [[piece.request_id for piece in batch.slices] for batch in batches]
-    assert names == [["a", "b"], ["history", "a"], ["a"]]  # b's token was sampled two steps before: it must come home first
+    assert names == [
+        ["a", "b"],
+        ["history", "a"],
+        ["a"],
+    ]  # b's token was sampled two steps before: it must come home first
     assert batches[2].slices[0].previous_row == 1
 
 

@@ -18,7 +18,13 @@ def test_in_range_and_exact_in_float32(seed: int, position: int) -> None:
 
 def test_is_splitmix64() -> None:
     """First outputs of the reference implementation from state 1234567 (Vigna's splitmix64.c), top 24 bits."""
-    reference = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    reference = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     assert [uniform(1234567, i) for i in range(5)] == [(x >> 40) / 2**24 for x in reference]
 
 

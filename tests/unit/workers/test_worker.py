@@ -320,3 +320,14 @@ def test_a_checksum_travels_with_the_fence(corrupt):
     else:
         assert tokens_of(prefill) + tokens_of(decode) == expected_tokens(request)
     pair.assert_nothing_is_held()
+
+
+def test_a_heartbeat_says_how_long_ago_the_inbox_was_read():
+    """A message that arrives during a long step is not yet a leg: the controller must not take it for a lost one."""
+    pair = Pair()
+    worker = pair.workers["p"]
+    worker.step()
+    pair.clock.advance_to(2.5)  # as long as a step may take
+    assert worker.heartbeat().loop_age_s == 2.5
+    worker.step()
+    assert worker.heartbeat().loop_age_s == 0.0

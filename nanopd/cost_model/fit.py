@@ -1,0 +1,145 @@
+"""A StepModel from measured steps: non-negative least squares on relative errors, robust against outliers.
+
+The tables enter as increments between neighbouring counts, each at least 0, so that no fitted time ever falls as work grows. Where the data leave it
+open whether a decode costs as a token or as a sampled row, a slight penalty on the rows says: as a token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from nanopd.cost_model.features import StepFeatures, StepSample
+from nanopd.cost_model.step_model import QUANTILE_LEVELS, StepModel, StepTerms, Table
+
+_KNOT_RATIO = 1.3  # counts closer than that share a knot
+_ROW_PENALTY = 0.02  # relative error that would have to be gained by moving all of a step's cost to its rows
+_NUM_ROBUST_ROUNDS = 6
+_HUBER = 1.5  # in robust standard deviations
+_MIN_RESIDUALS = 8  # of one kind of step, for quantiles of its own
+
+
+def fit_step_model(samples: Sequence[StepSample], ladder: Sequence[int] = (), num_folds: int = 5) -> StepModel:
+    """The model that fits ``samples`` (milliseconds) best. ``ladder``: sizes of the decode graphs, if there are any.
+
+    The residual quantiles come from samples held out of the fit, fold by fold. Raises ValueError below four samples.
+    """
+    used = [sample for sample in samples if sample.features.num_tokens and sample.ms > 0.0]
+    if len(used) < 4:
+        raise ValueError(f"a step model needs at least 4 measured steps, got {len(used)}")
+    terms = _fit_terms(used, tuple(ladder))
+    return StepModel(_with_quantiles(terms, _held_out_ratios(used, tuple(ladder), num_folds)))
+
+
+def median_error(model: StepModel, samples: Sequence[StepSample]) -> float:
+    """Median relative error of the predictions."""
+    return median(abs(model.predict_ms(sample.features) / sample.ms - 1.0) for sample in samples)
+
+
+@dataclass(frozen=True, slots=True)
+class _Design:
+    """What the columns of the least-squares problem stand for."""
+
+    token_counts: tuple[int, ...]
+    decode_counts: tuple[int, ...]  # starts with 0
+    ladder: tuple[int, ...]
+
+    def row(self, f: StepFeatures) -> list[float]:
+        num_tokens, num_decodes = f.num_tokens, f.num_decodes
+        if f.num_prefill_tokens == 0:
+            num_tokens = num_decodes = next((size for size in self.ladder if size >= num_decodes), num_decodes)
+        return [
+            1.0,
+            *_ramps(self.token_counts, num_tokens),
+            *_ramps(self.decode_counts, num_decodes),
+            float(f.num_prefill_tokens > 0),
+            float(f.num_prefills),
+            f.prefill_attention,
+            float(f.decode_context),
+        ]
+
+    def terms(self, solution: np.ndarray) -> StepTerms:
+        num_tokens, num_decodes = len(self.token_counts), len(self.decode_counts)
+        tokens = np.cumsum(solution[:num_tokens])
+        decodes = np.concatenate([[0.0], np.cumsum(solution[num_tokens : num_tokens + num_decodes - 1])])
+        rest = [float(value) for value in solution[num_tokens + num_decodes - 1 :]]
+        return StepTerms(_table(self.token_counts, tokens), _table(self.decode_counts, decodes), *rest, self.ladder)
+
+
+def _fit_terms(samples: Sequence[StepSample], ladder: tuple[int, ...]) -> StepTerms:
+    from scipy.optimize import nnls  # here: the simulator starts without it
+
+    design = _Design(
+        _knots(sample.features.num_tokens for sample in samples),
+        (0, *_knots(sample.features.num_decodes for sample in samples)),
+        ladder,
+    )
+    measured = np.array([sample.ms for sample in samples])
+    relative = np.array([design.row(sample.features) for sample in samples]) / measured[:, None]
+    scale = np.maximum(np.abs(relative).max(axis=0), 1e-30)
+    relative /= scale
+    first_row, num_rows = len(design.token_counts), len(design.decode_counts) - 1
+    penalty = np.zeros((num_rows, relative.shape[1]))
+    penalty[np.arange(num_rows), first_row + np.arange(num_rows)] = _ROW_PENALTY * np.sqrt(len(samples) / max(1, num_rows))
+    target = np.concatenate([np.ones(len(samples)), np.zeros(num_rows)])
+    weights = np.ones(len(samples))
+    for _ in range(_NUM_ROBUST_ROUNDS):
+        solution, _norm = nnls(np.vstack([relative * weights[:, None], penalty]), target * np.append(weights, np.zeros(num_rows)))
+        residuals = np.abs(relative @ solution - 1.0)
+        spread = max(1.4826 * float(np.median(residuals)), 1e-4)
+        weights = np.sqrt(np.minimum(1.0, _HUBER * spread / np.maximum(residuals, 1e-12)))
+    return design.terms(solution / scale)
+
+
+def _knots(counts: "Sequence[int] | object") -> tuple[int, ...]:
+    """The counts that were measured, neighbours merged; always the smallest and the largest."""
+    ordered = sorted({int(count) for count in counts if count > 0})  # type: ignore[attr-defined]
+    knots = ordered[:1]
+    for count in ordered[1:-1]:
+        if count >= knots[-1] * _KNOT_RATIO and count * _KNOT_RATIO <= ordered[-1]:
+            knots.append(count)
+    return tuple(knots + [count for count in ordered[-1:] if count > knots[-1]])
+
+
+def _ramps(counts: tuple[int, ...], count: float) -> list[float]:
+    """How far ``count`` has gone through each interval of ``counts``; the last one has no end."""
+    shares = [(count - low) / (high - low) for low, high in zip(counts, counts[1:], strict=False)]
+    return [max(0.0, min(1.0, share)) for share in shares[:-1]] + [max(0.0, share) for share in shares[-1:]]
+
+
+def _table(counts: tuple[int, ...], values: np.ndarray) -> Table:
+    return Table(counts, tuple(float(value) for value in values))
+
+
+def _held_out_ratios(samples: Sequence[StepSample], ladder: tuple[int, ...], num_folds: int) -> dict[str, list[float]]:
+    """Measured over predicted, by kind of step, each predicted by a fit that has not seen it."""
+    ratios: dict[str, list[float]] = {}
+    num_folds = max(1, min(num_folds, len(samples) // 4))
+    for fold in range(num_folds):
+        rest = [sample for i, sample in enumerate(samples) if num_folds == 1 or i % num_folds != fold]
+        model = StepModel(_fit_terms(rest, ladder))
+        for sample in samples[fold::num_folds]:
+            predicted = model.predict_ms(sample.features)
+            if predicted > 0.0:
+                ratios.setdefault(sample.features.kind, []).append(sample.ms / predicted)
+    return ratios
+
+
+def _with_quantiles(terms: StepTerms, ratios: dict[str, list[float]]) -> StepTerms:
+    every = [ratio for kind in ratios.values() for ratio in kind]
+    quantiles = {}
+    for kind in ("decode", "prefill", "mixed"):
+        own = ratios.get(kind, [])
+        values = np.quantile(own if len(own) >= _MIN_RESIDUALS else every, QUANTILE_LEVELS)
+        quantiles[kind] = tuple(float(value) for value in values)
+    return StepTerms(
+        terms.tokens,
+        terms.decodes,
+        terms.prefill_ms,
+        terms.per_prefill_ms,
+        terms.attention_ms,
+        terms.context_ms,
+        terms.ladder,
+        quantiles,
+    )

@@ -1,0 +1,102 @@
+"""The distribution of one request's output length."""
+
+from bisect import bisect_left
+from random import Random
+
+import numpy as np
+
+from nanopd.router.predictor.bins import EDGES, LONGEST, NUM_BINS
+
+_WIDTHS = np.diff(np.array(EDGES, dtype=np.float64))
+
+
+class SurvivalTable:
+    """P(O > x) at the bins' edges, linear between them, and its sums; shared by all distributions of a class."""
+
+    __slots__ = ("sums", "survival")
+
+    def __init__(self, survival: np.ndarray) -> None:
+        """``survival``: float64, one for each edge: 1 at 0, 0 at LONGEST."""
+        inside = _WIDTHS * survival[:-1] - 0.5 * (_WIDTHS - 1.0) * (survival[:-1] - survival[1:])
+        self.survival: list[float] = survival.tolist()
+        self.sums: list[float] = [0.0, *np.cumsum(inside).tolist()]  # sums[b] = sum of P(O > x) over x = 0 ... EDGES[b] - 1
+
+    def at(self, x: float) -> float:
+        """P(O > x)."""
+        if x <= 0:
+            return 1.0
+        if x >= LONGEST:
+            return 0.0
+        b = bisect_left(EDGES, x) - 1
+        share = (x - EDGES[b]) / (EDGES[b + 1] - EDGES[b])
+        return self.survival[b] + share * (self.survival[b + 1] - self.survival[b])
+
+    def sum_to(self, x: int) -> float:
+        """Sum of P(O > y) over y = 0 ... x - 1."""
+        if x <= 0:
+            return 0.0
+        b = bisect_left(EDGES, min(x, LONGEST)) - 1
+        count, width = min(x, LONGEST) - EDGES[b], EDGES[b + 1] - EDGES[b]
+        high, fall = self.survival[b], self.survival[b] - self.survival[b + 1]
+        return self.sums[b] + count * high - 0.5 * count * (count - 1) * fall / width
+
+    def inverse(self, survival: float) -> float:
+        """The least x with P(O > x) <= ``survival``."""
+        if survival >= 1.0:
+            return 0.0
+        table = self.survival
+        low, high = 0, NUM_BINS
+        while low < high:  # the first edge at which the survival has fallen that far
+            middle = (low + high) // 2
+            if table[middle] <= survival:
+                high = middle
+            else:
+                low = middle + 1
+        fall = table[low - 1] - table[low]
+        share = (table[low - 1] - survival) / fall if fall > 0.0 else 1.0
+        return EDGES[low - 1] + share * (EDGES[low] - EDGES[low - 1])
+
+
+class LengthDistribution:
+    """Of the total output length O, given that it exceeds ``age`` and ends at ``cap`` (max_tokens) at the latest. All lengths in tokens."""
+
+    __slots__ = ("_alive", "_table", "age", "cap")
+
+    def __init__(self, table: SurvivalTable, cap: int, age: int = 0) -> None:
+        self._table = table
+        self.cap = min(cap, LONGEST)
+        self.age = min(age, self.cap)
+        self._alive = max(table.at(self.age), 1e-12)
+
+    def survival(self, length: float) -> float:
+        """P(O > length | O > age)."""
+        if length < self.age:
+            return 1.0
+        return min(1.0, self._table.at(length) / self._alive) if length < self.cap else 0.0
+
+    def quantile(self, q: float) -> float:
+        """The least length that O does not exceed with probability ``q``, as a real number."""
+        if self.age >= self.cap:
+            return float(self.cap)
+        return min(max(self._table.inverse((1.0 - q) * self._alive), float(self.age)), float(self.cap))
+
+    @property
+    def mean(self) -> float:
+        """E[O | O > age]."""
+        if self.age >= self.cap:
+            return float(self.cap)
+        return min(self.age + (self._table.sum_to(self.cap) - self._table.sum_to(self.age)) / self._alive, float(self.cap))
+
+    @property
+    def mean_remaining(self) -> float:
+        """Tokens still to come, on average."""
+        return self.mean - self.age
+
+    def conditional(self, age: int) -> "LengthDistribution":
+        """Once ``age`` tokens are out and the request goes on."""
+        return LengthDistribution(self._table, self.cap, age)
+
+    def sample(self, rng: Random) -> int:
+        """A length, at least age + 1 (or the cap)."""
+        length = -int(-self.quantile(rng.random()) // 1)
+        return min(max(length, self.age + 1), self.cap)
