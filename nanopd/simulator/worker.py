@@ -7,14 +7,13 @@
 Messages that come while a step runs wait for its end, as they do in a worker process.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from nanopd.block_manager import BlockManager
 from nanopd.config import SchedulerConfig
 from nanopd.cost_model import HardwareProfile
 from nanopd.engine import Engine, StepReport
 from nanopd.messages import FromWorker, Hello, ToWorker
-from nanopd.request import Request
 from nanopd.scheduler import Scheduler
 from nanopd.simulator.events import EventQueue
 from nanopd.simulator.executor import CostModelExecutor
@@ -98,6 +97,8 @@ class SimWorker:
             self.busy_s += step_s
             self._events.at(self._events.clock.now() + step_s, self._land)
         self._report()
+        if self.engine.has_work:  # the end of a push, just read, may have given blocks back
+            self.wake()
 
     def _land(self) -> None:
         self._is_running = False
@@ -113,7 +114,3 @@ class SimWorker:
         for message in outbox:
             self._send(self.worker_id, message)
 
-
-def final_lens(requests: Sequence[tuple[Request, int]]) -> dict[str, int]:
-    """Request id -> length of the complete sequence."""
-    return {request.request_id: len(request.prompt_token_ids) + num_output for request, num_output in requests}

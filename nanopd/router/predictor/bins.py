@@ -1,9 +1,9 @@
-"""Log-spaced bins of output lengths, eight an octave, single lengths where those would be narrower than a token."""
+"""Log-spaced bins of output lengths, six an octave, single lengths where those would be narrower than a token."""
 
 from bisect import bisect_left
 
-LONGEST = 65_536  # lengths above count as this
-_PER_OCTAVE = 8
+LONGEST = 32_768  # lengths above count as this
+_PER_OCTAVE = 6
 
 
 def _edges() -> tuple[int, ...]:

@@ -8,18 +8,25 @@ import numpy as np
 from nanopd.router.predictor.bins import EDGES, LONGEST, NUM_BINS
 
 _WIDTHS = np.diff(np.array(EDGES, dtype=np.float64))
+_HALF_GAPS = 0.5 * (_WIDTHS - 1.0)
 
 
 class SurvivalTable:
     """P(O > x) at the bins' edges, linear between them, and its sums; shared by all distributions of a class."""
 
-    __slots__ = ("sums", "survival")
+    __slots__ = ("_sums", "survival")
 
     def __init__(self, survival: np.ndarray) -> None:
-        """``survival``: float64, one for each edge: 1 at 0, 0 at LONGEST."""
-        inside = _WIDTHS * survival[:-1] - 0.5 * (_WIDTHS - 1.0) * (survival[:-1] - survival[1:])
-        self.survival: list[float] = survival.tolist()
-        self.sums: list[float] = [0.0, *np.cumsum(inside).tolist()]  # sums[b] = sum of P(O > x) over x = 0 ... EDGES[b] - 1
+        self.survival = survival  # float64, one for each edge: 1 at 0, 0 at LONGEST
+        self._sums: np.ndarray | None = None
+
+    @property
+    def sums(self) -> np.ndarray:
+        """Sum of P(O > x) over x = EDGES[0] ... EDGES[b + 1] - 1, for each bin b."""
+        if self._sums is None:
+            high = self.survival[:-1]
+            self._sums = np.cumsum(_WIDTHS * high - _HALF_GAPS * (high - self.survival[1:]))
+        return self._sums
 
     def at(self, x: float) -> float:
         """P(O > x)."""
@@ -28,32 +35,35 @@ class SurvivalTable:
         if x >= LONGEST:
             return 0.0
         b = bisect_left(EDGES, x) - 1
-        share = (x - EDGES[b]) / (EDGES[b + 1] - EDGES[b])
-        return self.survival[b] + share * (self.survival[b + 1] - self.survival[b])
+        low, high = EDGES[b], EDGES[b + 1]
+        before, after = self.survival.item(b), self.survival.item(b + 1)
+        return before + (x - low) / (high - low) * (after - before)
 
     def sum_to(self, x: int) -> float:
         """Sum of P(O > y) over y = 0 ... x - 1."""
         if x <= 0:
             return 0.0
-        b = bisect_left(EDGES, min(x, LONGEST)) - 1
-        count, width = min(x, LONGEST) - EDGES[b], EDGES[b + 1] - EDGES[b]
-        high, fall = self.survival[b], self.survival[b] - self.survival[b + 1]
-        return self.sums[b] + count * high - 0.5 * count * (count - 1) * fall / width
+        x = min(x, LONGEST)
+        b = bisect_left(EDGES, x) - 1
+        count, width = x - EDGES[b], EDGES[b + 1] - EDGES[b]
+        before, after = self.survival.item(b), self.survival.item(b + 1)
+        done = self.sums.item(b - 1) if b else 0.0
+        return done + count * before - 0.5 * count * (count - 1) * (before - after) / width
 
     def inverse(self, survival: float) -> float:
         """The least x with P(O > x) <= ``survival``."""
         if survival >= 1.0:
             return 0.0
-        table = self.survival
-        low, high = 0, NUM_BINS
+        value = self.survival.item
+        low, high = 1, NUM_BINS
         while low < high:  # the first edge at which the survival has fallen that far
             middle = (low + high) // 2
-            if table[middle] <= survival:
+            if value(middle) <= survival:
                 high = middle
             else:
                 low = middle + 1
-        fall = table[low - 1] - table[low]
-        share = (table[low - 1] - survival) / fall if fall > 0.0 else 1.0
+        before, after = value(low - 1), value(low)
+        share = (before - survival) / (before - after) if before > after else 1.0
         return EDGES[low - 1] + share * (EDGES[low] - EDGES[low - 1])
 
 

@@ -8,9 +8,9 @@ censored observation, and a prediction is cut at the request's own max_tokens.
 
 from typing import NamedTuple
 
-from nanopd.router.predictor.bins import EDGES, LONGEST
+from nanopd.router.predictor.bins import LONGEST
 from nanopd.router.predictor.distribution import LengthDistribution
-from nanopd.router.predictor.posterior import Posterior, base_probabilities
+from nanopd.router.predictor.posterior import BASE, Posterior
 
 _MAX_CLASSES = 4096  # then the one observed longest ago goes
 
@@ -36,16 +36,15 @@ class LengthKey(NamedTuple):
 class LengthPredictor:
     """Learns from every request that ends (and, if told, from those that still run). Times are seconds on one clock."""
 
-    def __init__(self, window: float = 500.0, half_life_s: float = 3600.0, prior_weight: float = 12.0) -> None:
-        """``window``: observations of a class that count; ``half_life_s``: after which an old one counts half; ``prior_weight``: what a class's
+    def __init__(self, windows: tuple[float, float] = (100.0, 2000.0), half_life_s: float = 3600.0, prior_weight: float = 20.0) -> None:
+        """``windows``: observations of a class that its short and its long memory hold; ``half_life_s``: after which an old one counts half; ``prior_weight``: what a class's
         prior is worth, in observations."""
-        if window <= 1.0 or half_life_s <= 0.0 or prior_weight <= 0.0:
+        if min(windows) <= 1.0 or half_life_s <= 0.0 or prior_weight <= 0.0:
             raise ValueError(
-                f"window must be above 1, half_life_s and prior_weight above 0, got {window}, {half_life_s}, {prior_weight}"
+                f"windows must be above 1, half_life_s and prior_weight above 0, got {windows}, {half_life_s}, {prior_weight}"
             )
-        self._window, self._half_life_s, self._prior_weight = window, half_life_s, prior_weight
-        self._base = base_probabilities(EDGES)
-        self._everyone = Posterior(prior_weight, window)
+        self._windows, self._half_life_s, self._prior_weight = windows, half_life_s, prior_weight
+        self._everyone = Posterior(prior_weight, windows)
         self._groups: dict[tuple[str, int], Posterior] = {}
         self._classes: dict[tuple[str, int, int], Posterior] = {}
 
@@ -62,18 +61,18 @@ class LengthPredictor:
     def distribution(self, key: LengthKey) -> LengthDistribution:
         """The belief about a request that has not begun; ``.conditional(age)`` for one that runs."""
         if self._everyone.is_stale(self._everyone.version):
-            self._everyone.refresh(self._base, self._everyone.version)
+            self._everyone.refresh(BASE, self._everyone.version)
         group = self._groups.get(key.group)
         if group is None:
-            return LengthDistribution(self._everyone.survival_table(), key.max_tokens)
+            return LengthDistribution(self._everyone.table, key.max_tokens)
         if group.is_stale(self._everyone.version):
-            group.refresh(self._everyone.probabilities, self._everyone.version)
+            group.refresh(self._everyone.table, self._everyone.version)
         own = self._classes.get(key.label)
         if own is None:
-            return LengthDistribution(group.survival_table(), key.max_tokens)
+            return LengthDistribution(group.table, key.max_tokens)
         if own.is_stale(group.version):
-            own.refresh(group.probabilities, group.version)
-        return LengthDistribution(own.survival_table(), key.max_tokens)
+            own.refresh(group.table, group.version)
+        return LengthDistribution(own.table, key.max_tokens)
 
     def num_observed(self, key: LengthKey) -> int:
         """Observations of the request's own class so far."""
@@ -86,7 +85,7 @@ class LengthPredictor:
     def _at(self, table: dict, label: tuple) -> Posterior:
         posterior = table.pop(label, None)
         if posterior is None:
-            posterior = Posterior(self._prior_weight, self._window)
+            posterior = Posterior(self._prior_weight, self._windows)
             if len(table) >= _MAX_CLASSES:
                 del table[next(iter(table))]
         table[label] = posterior  # the most recent last

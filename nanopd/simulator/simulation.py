@@ -1,0 +1,150 @@
+"""The discrete-event simulation of a whole cluster: the production central scheduler, router, workers, engines, schedulers and block managers.
+
+Only four things are models: how long a step takes, how long KV is on its way, when each answer ends, and the clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from nanopd.clock import VirtualClock
+from nanopd.cluster import CentralScheduler
+from nanopd.cluster.events import Command, FinishRequest, RequestArrived, Send, Tick, WorkerAdded, WorkerMessage
+from nanopd.config import ClusterConfig, SchedulerConfig, Topology
+from nanopd.cost_model import HardwareProfile, StepModel
+from nanopd.errors import ConfigError
+from nanopd.kv_transfer.transport import PoolHandle
+from nanopd.messages import FromWorker, PeerPool
+from nanopd.request import Request
+from nanopd.router import Router
+from nanopd.simulator.events import EventQueue
+from nanopd.simulator.executor import CostModelExecutor
+from nanopd.simulator.network import Network, SimSender
+from nanopd.simulator.requests import request_of
+from nanopd.simulator.result import RequestRecord, SimulationResult
+from nanopd.simulator.worker import SimWorker
+from nanopd.workload import RequestSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationConfig:
+    """What is simulated, apart from the profile and the router."""
+
+    cluster: ClusterConfig = field(default_factory=lambda: ClusterConfig(topology=Topology(num_collocated=1)))
+    scheduler: SchedulerConfig = field(default_factory=lambda: SchedulerConfig(max_num_seqs=256))
+    overlap_host: bool = True  # as with pipeline depth 2: the host prepares the next step while this one runs
+
+
+class Simulation:
+    """One run over one workload."""
+
+    def __init__(
+        self, profile: HardwareProfile, router: Router, config: SimulationConfig, step_model: StepModel | None = None
+    ) -> None:
+        """``step_model``: what steps truly take, if that is not what the profile (and so a router) believes."""
+        self.clock = VirtualClock()
+        self.events = EventQueue(self.clock)
+        self.central = CentralScheduler(config.cluster, router)
+        self._profile = profile
+        self._config = config
+        self._network = Network(profile.transfer, self.events)
+        self._final_lens: dict[str, int] = {}
+        self._requests: dict[str, Request] = {}
+        self._records: list[RequestRecord] = []
+        self._num_unfinished = 0
+        self._tick_at: float | None = None
+        host_ms = 0.0 if config.overlap_host else profile.host_overhead_ms
+        self.workers: dict[str, SimWorker] = {}
+        for spec in config.cluster.topology.workers():
+            executor = CostModelExecutor(step_model or profile.step, self._final_lens)
+            sender = SimSender(
+                self._network, spec.worker_id, profile.block_size * profile.kv_bytes_per_token, lambda key=spec.worker_id: self._wake(key)
+            )  # type: ignore[misc]
+            self.workers[spec.worker_id] = SimWorker(
+                spec.worker_id, profile, config.scheduler, executor, sender, self.events, self._from_worker, host_ms
+            )
+            self._feed(WorkerAdded(spec.worker_id, 0, spec.role))
+        self._introduce()
+
+    def run(self, specs: Sequence[RequestSpec]) -> SimulationResult:
+        """Plays the workload until its last request has ended. Raises ConfigError for an empty one."""
+        if not specs:
+            raise ConfigError("a simulation needs at least one request, got an empty workload")
+        self._num_unfinished = len(specs)
+        arrivals = iter(enumerate(sorted(specs, key=lambda spec: spec.arrival_s)))
+
+        def set_next() -> None:
+            if (following := next(arrivals, None)) is not None:
+                index, spec = following
+                self.events.at(spec.arrival_s, lambda: arrive(index, spec))
+
+        def arrive(index: int, spec: RequestSpec) -> None:
+            self._arrive(f"r{index}", spec)
+            set_next()
+
+        set_next()
+        for worker_id in self.workers:
+            self._beat(worker_id)
+        while self._num_unfinished and self.events.run_next():
+            pass
+        assert self._num_unfinished == 0, f"{self._num_unfinished} requests hang"
+        elapsed = max(self.clock.now(), 1e-9)
+        busy = {key: worker.busy_s / elapsed for key, worker in self.workers.items()}
+        span = max(spec.arrival_s for spec in specs) - min(spec.arrival_s for spec in specs)
+        return SimulationResult(tuple(self._records), len(self.workers), span, elapsed, busy)
+
+    # ---- events
+
+    def _arrive(self, request_id: str, spec: RequestSpec) -> None:
+        request = request_of(spec, request_id, self._profile.max_model_len)
+        assert request.sampling.max_tokens is not None
+        num_output = min(spec.num_output_tokens, request.sampling.max_tokens)
+        self._final_lens[request_id] = len(request.prompt_token_ids) + num_output
+        self._requests[request_id] = request
+        self._feed(RequestArrived(request))
+
+    def _from_worker(self, worker_id: str, message: FromWorker) -> None:
+        self._feed(WorkerMessage(worker_id, 0, message))
+
+    def _beat(self, worker_id: str) -> None:
+        """Heartbeats carry the load, as in production."""
+        self._from_worker(worker_id, self.workers[worker_id].worker.heartbeat())
+        interval = self._config.cluster.heartbeat_interval_s
+        self.events.at(self.clock.now() + interval, lambda: self._beat(worker_id))
+
+    def _wake(self, worker_id: str) -> None:
+        self.workers[worker_id].wake()
+
+    def _tick(self) -> None:
+        self._tick_at = None
+        self._feed(Tick())
+
+    # ---- the central scheduler
+
+    def _feed(self, event: RequestArrived | WorkerMessage | WorkerAdded | Tick) -> None:
+        for command in self.central.on_event(event, self.clock.now()):
+            self._carry_out(command)
+        when = self.central.next_deadline()
+        if when is not None and (self._tick_at is None or when < self._tick_at):
+            self._tick_at = when
+            self.events.at(when, self._tick)
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Send():
+                self.workers[command.worker_id].deliver(command.message)
+            case FinishRequest():
+                request = self._requests.pop(command.request_id)
+                del self._final_lens[command.request_id]
+                self._records.append(RequestRecord.of(command, request, self.clock.now()))
+                self._num_unfinished -= 1
+
+    def _introduce(self) -> None:
+        """All workers are ready and know one another's pools."""
+        profile = self._profile
+        for worker in self.workers.values():
+            self._from_worker(worker.worker_id, worker.hello())
+        for worker_id in self.workers:
+            pool = PoolHandle("simulated", worker_id, 1, profile.num_blocks, profile.block_size, 1, 1, "uint8")
+            for worker in self.workers.values():
+                if worker.worker_id != worker_id:
+                    worker.worker.handle(PeerPool(worker_id, 0, asdict(pool)))
