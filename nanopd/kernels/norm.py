@@ -15,24 +15,33 @@ _MAX_THREADS = 1024
 _SHAPES = ((1024, 128, 1), (2048, 256, 1), (4096, 512, 1), (8192, 1024, 1), (MAX_HIDDEN, 1024, 2))
 
 
-def _spec(scalar: str, threads: int, vecs: int, add_residual: bool) -> KernelSpec:
-    return spec("norm.cu", "rms_norm_kernel", SCALAR=scalar, THREADS=threads, VECS=vecs, ADD_RESIDUAL=add_residual)
+def _spec(scalar: str, threads: int, vecs: int, residual: str | None) -> KernelSpec:
+    """``residual``: the stream's type, None without the addition."""
+    return spec(
+        "norm.cu",
+        "rms_norm_kernel",
+        SCALAR=scalar,
+        THREADS=threads,
+        VECS=vecs,
+        ADD_RESIDUAL=residual is not None,
+        RESIDUAL=residual or scalar,
+    )
 
 
 CONFIGS: tuple[KernelSpec, ...] = tuple(
-    _spec(scalar, threads, vecs, add)
+    _spec(scalar, threads, vecs, residual)
     for scalar in SCALAR_NAMES.values()
     for _, threads, vecs in _SHAPES
-    for add in (False, True)
+    for residual in (None, scalar, "float")
 )
 
 
 @cache
 def _kernel(
-    scalar: str, hidden: int, add_residual: bool, device: torch.device, shape: tuple[int, int] | None
+    scalar: str, hidden: int, residual: str | None, device: torch.device, shape: tuple[int, int] | None
 ) -> tuple[jit.Kernel, int]:
     threads, vecs = shape or next((threads, vecs) for most, threads, vecs in _SHAPES if hidden <= most)
-    return jit.load_spec(_spec(scalar, threads, vecs, add_residual), device), threads
+    return jit.load_spec(_spec(scalar, threads, vecs, residual), device), threads
 
 
 def rms_norm(
@@ -62,9 +71,10 @@ def add_rms_norm(
     pdl: bool = False,
     shape: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """residual += x in place, then ``rms_norm`` of the residual as rounded. residual [T, H], rows may lie apart."""
+    """residual += x in place, then ``rms_norm`` of the residual as stored. residual [T, H] float32 or like x, rows may lie apart."""
     check_shape(residual, tuple(x.shape), "residual")
-    check_like(residual, x, "residual")
+    if residual.dtype != torch.float32 or residual.device != x.device:
+        check_like(residual, x, "residual")
     check_rows(residual, "residual")
     return _launch(x, residual, weight, eps, out, pdl, shape)
 
@@ -94,7 +104,8 @@ def _launch(
         raise ValueError(f"out must be contiguous, got strides {out.stride()}")
     if num_tokens == 0:
         return out
-    kernel, threads = _kernel(scalar, hidden, residual is not None, x.device, shape)
+    stream = None if residual is None else "float" if residual.dtype == torch.float32 else scalar
+    kernel, threads = _kernel(scalar, hidden, stream, x.device, shape)
     kernel.launch(
         grid=(num_tokens, 1, 1),
         block=(threads, 1, 1),

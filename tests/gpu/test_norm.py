@@ -15,7 +15,7 @@ def error(out, reference):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("hidden", HIDDENS)
-@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("add", [None, "like x", "float32"])
 def test_against_float64(dtype, hidden, add):
     from nanopd.kernels.norm import add_rms_norm, rms_norm
 
@@ -24,12 +24,13 @@ def test_against_float64(dtype, hidden, add):
         # Rows of a wider tensor: the stride is not the row length.
         x = torch.randn(num_tokens, hidden + apart, device=DEVICE, dtype=dtype)[:, :hidden] * 3
         x = torch.nn.functional.pad(x, (0, apart))[:, :hidden]
-        residual = torch.randn(num_tokens, hidden + apart, device=DEVICE, dtype=dtype)[:, :hidden]
+        stream_dtype = torch.float32 if add == "float32" else dtype
+        residual = torch.randn(num_tokens, hidden + apart, device=DEVICE, dtype=stream_dtype)[:, :hidden]
         weight = torch.randn(hidden, device=DEVICE, dtype=dtype)
         out = torch.full((num_tokens, hidden), float("nan"), device=DEVICE, dtype=dtype)
         stream = x.double()
         if add:
-            stream = (x.float() + residual.float()).to(dtype).double()
+            stream = (x.float() + residual.float()).to(stream_dtype).double()
             add_rms_norm(x, residual, weight, 1e-6, out)
             assert torch.equal(residual.double(), stream)
         else:
