@@ -43,6 +43,21 @@ types: $(VENV)/.dev  ## Type checker
 contracts: $(VENV)/.dev  ## Imports point down
 	@$(BIN)/lint-imports
 
+# Prompts and outputs are cut to what two CPU cores can serve; every arm has two workers. BENCH=folder keeps the records elsewhere.
+BENCH      := bench-results/$(shell date -u +%Y-%m-%d_%H%M%S)
+BENCH_LOAD  = --prompt-scale 0.25 --output-tokens 24 --num-workers 2 --serve='--num-blocks 512'
+BENCH_SLO   = --slo-ttft-ms 1000 --slo-tpot-ms 100
+
+$(VENV)/.bench: $(VENV)/.run
+	@$(PIP) -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench  ## Collocated, disaggregated and adaptive on the embedded model: tables and figures, in under ten minutes
+	@$(BIN)/nanopd bench static --num-requests 12 --concurrency 4 $(BENCH_LOAD) $(BENCH_SLO) --out $(BENCH)/static
+	@$(BIN)/nanopd bench poisson --rates 0.5,1,2 --warmup-s 2 --window-s 15 --drain-s 8 $(BENCH_LOAD) $(BENCH_SLO) --out $(BENCH)/poisson
+	@$(BIN)/nanopd bench offline --num-requests 24 --concurrency 24 $(BENCH_LOAD) --out $(BENCH)/offline
+	@$(BIN)/nanopd bench plot $(BENCH)/static.json $(BENCH)/poisson.json $(BENCH)/offline.json --out $(BENCH)/figures
+
 kernels: $(VENV)/.dev  ## Compile every CUDA kernel for every architecture; needs no GPU
 	@$(BIN)/python -m nanopd.kernels.compile_all --arch sm_80,sm_90a,sm_100
 

@@ -4,6 +4,7 @@
 
 The two arms alternate; each figure is the median over repetitions, each ratio the median of the ratios within a repetition. The engine's arm goes
 through scheduler, block manager, model runner and paged KV; prompts differ in every repetition and the prefix cache is off. Greedy.
+``--clock cpu --threads 1`` measures CPU time instead, for a machine that others use as well.
 """
 
 import argparse
@@ -56,7 +57,9 @@ class Arms:
         blocks = BlockManager(self.runner.kv_cache.num_blocks, 16, False)
         self.engine = Engine(Scheduler(config.scheduler, blocks, MAX_LEN), self.runner, WallClock())
         self.config = self.runner.model_config
-        weights = load_weights(resolve_model(model), self.config, DTYPES[dtype], torch.device("cpu"))  # maps the same file
+        weights = load_weights(
+            resolve_model(model), self.config, DTYPES[dtype], torch.device("cpu")
+        )  # maps the same file
         self.plain = PlainLoop(self.config, weights, cos_sin_table(self.config, MAX_LEN, torch.device("cpu")), MAX_LEN)
         self._count = 0
 
@@ -80,27 +83,25 @@ class Arms:
 Generate = Callable[[list[list[int]], int], list[list[int]]]
 
 
-def timed(generate: Generate, prompts: list[list[int]], num_tokens: int) -> float:
-    started = time.perf_counter()
-    outputs = generate(prompts, num_tokens)
-    elapsed = time.perf_counter() - started
-    assert [len(tokens) for tokens in outputs] == [num_tokens] * len(prompts)
-    return elapsed
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def decode_rate(generate: Generate, prompts: list[list[int]]) -> float:
-    """Tokens per second after the first token."""
-    both, first = timed(generate, prompts, OUTPUT), timed(generate, prompts, 1)
-    return len(prompts) * (OUTPUT - 1) / (both - first)
-
-
-def measure(arms: Arms, repetitions: int) -> dict[str, dict]:
+def measure(arms: Arms, repetitions: int, names: list[str], clock: Callable[[], float]) -> dict[str, dict]:
     rand = random.Random(0)
+
+    def timed(generate: Generate, prompts: list[list[int]], num_tokens: int) -> float:
+        started = clock()
+        outputs = generate(prompts, num_tokens)
+        elapsed = clock() - started
+        assert [len(tokens) for tokens in outputs] == [num_tokens] * len(prompts)
+        return elapsed
+
+    def decode_rate(generate: Generate, prompts: list[list[int]]) -> float:
+        both, first = timed(generate, prompts, OUTPUT), timed(generate, prompts, 1)
+        return len(prompts) * (OUTPUT - 1) / (both - first)
 
     def prompts(count: int, length: int) -> list[list[int]]:
         return [[rand.randrange(100, arms.config.vocab_size) for _ in range(length)] for _ in range(count)]
-
-    cases: dict[str, Callable[[], tuple[float, float]]] = {}
 
     def both(measured: Callable[[Generate], float], baseline: Generate = arms.plain.generate) -> tuple[float, float]:
         return measured(arms.ours), measured(baseline)
@@ -117,10 +118,16 @@ def measure(arms: Arms, repetitions: int) -> dict[str, dict]:
         batch = prompts(1, 512)
         return both(lambda generate: 512 / timed(generate, batch, 1))
 
-    cases = {"decode-1": lambda: case_decode(1), "decode-8": lambda: case_decode(8), "concurrent-32": case_concurrent, "prefill-512": case_prefill}
+    cases = {
+        "decode-1": lambda: case_decode(1),
+        "decode-8": lambda: case_decode(8),
+        "concurrent-32": case_concurrent,
+        "prefill-512": case_prefill,
+    }
     results = {}
-    for name, case in cases.items():
-        case()  # warm
+    arms.ours(prompts(2, 16), 2), arms.plain.generate(prompts(2, 16), 2)  # warm
+    for name in names:
+        case = cases[name]
         runs = [case() for _ in range(repetitions)]
         ratio = median(ours / plain for ours, plain in runs)
         results[name] = {
@@ -143,8 +150,8 @@ def markdown(record: dict) -> str:
     lines = [
         f"# Engine against a plain torch loop, {record['cpu']}",
         "",
-        f"{record['date']}, commit {record['commit']}, torch {record['torch']}, {record['threads']} threads, torch's CPU capability "
-        f"{record['cpu_capability']}, load average at start {record['load_average']}. Command: `{record['command']}`.",
+        f"{record['date']}, commit {record['commit']}, torch {record['torch']}, {record['threads']} threads, {record['clock']} time, "
+        f"torch's CPU capability {record['cpu_capability']}, load average at start {record['load_average']}. Command: `{record['command']}`.",
         "",
         f"SmolLM2-135M. decode-N: N sequences, prompts of {PROMPT}, the {OUTPUT - 1} tokens after the first; concurrent-32: 32 requests of"
         " 64 in, 32 out, against a serial loop over them; prefill-512: one prompt to its first token. Tokens per second, medians of"
@@ -155,7 +162,9 @@ def markdown(record: dict) -> str:
     ]
     for dtype, cases in record["results"].items():
         for name, row in cases.items():
-            lines.append(f"| {dtype} | {name} | {row['ours_tok_s']} | {row['plain_tok_s']} | {row['ratio']} | {row['target']} |")
+            lines.append(
+                f"| {dtype} | {name} | {row['ours_tok_s']} | {row['plain_tok_s']} | {row['ratio']} | {row['target']} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -165,9 +174,13 @@ def main() -> None:
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--cases", default=",".join(TARGETS))
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit,
@@ -176,12 +189,15 @@ def main() -> None:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "threads": args.threads,
+        "clock": args.clock,
         "load_average": os.getloadavg()[0],
         "results": {},
     }
     for dtype in args.dtypes.split(","):
         print(dtype, flush=True)
-        record["results"][dtype] = measure(Arms(args.model, dtype, args.threads), args.repetitions)
+        record["results"][dtype] = measure(
+            Arms(args.model, dtype, args.threads), args.repetitions, args.cases.split(","), CLOCKS[args.clock]
+        )
     if args.out is not None:
         args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
         args.out.with_suffix(".md").write_text(markdown(record))

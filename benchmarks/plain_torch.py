@@ -13,7 +13,9 @@ from nanopd.config import ModelConfig
 class PlainLoop:
     """Greedy generation for equally long prompts."""
 
-    def __init__(self, config: ModelConfig, tensors: dict[str, torch.Tensor], cos_sin: torch.Tensor, max_len: int) -> None:
+    def __init__(
+        self, config: ModelConfig, tensors: dict[str, torch.Tensor], cos_sin: torch.Tensor, max_len: int
+    ) -> None:
         self.config, self.tensors, self.max_len = config, tensors, max_len
         dtype = tensors["embed.weight"].dtype
         self.cos, self.sin = (torch.cat((half, half), -1).to(dtype) for half in cos_sin.chunk(2, -1))
@@ -26,7 +28,9 @@ class PlainLoop:
     def generate(self, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
         c = self.config
         ids = torch.tensor(prompts)
-        cache = torch.zeros(c.num_layers, 2, len(prompts), c.num_kv_heads, self.max_len, c.head_dim, dtype=self.cos.dtype)
+        cache = torch.zeros(
+            c.num_layers, 2, len(prompts), c.num_kv_heads, self.max_len, c.head_dim, dtype=self.cos.dtype
+        )
         outputs, position = [], 0
         for _ in range(num_tokens):
             ids_next = self._step(ids, cache, position)

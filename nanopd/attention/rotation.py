@@ -3,12 +3,17 @@
 import torch
 
 
-def rotate_(heads_TND: torch.Tensor, cos_T1h: torch.Tensor, sin_T1h: torch.Tensor) -> None:
-    """Rotates T tokens' N heads in place; arithmetic in float32. ``cos`` and ``sin`` are [T, 1, D / 2]."""
+def rotation_factors(cos_sin_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """From rows of the table (cos, then sin): what x and its swapped halves are multiplied by, [T, 1, D] each."""
+    cos, sin = cos_sin_TD.unsqueeze(1).chunk(2, dim=-1)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate_(heads_TND: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor) -> None:
+    """Rotates T tokens' N heads in place by ``rotation_factors``; arithmetic in float32."""
     x = heads_TND if heads_TND.dtype == torch.float32 else heads_TND.float()
     first, second = x.chunk(2, dim=-1)
-    old_first = first.clone()
-    first.mul_(cos_T1h).addcmul_(second, sin_T1h, value=-1.0)
-    second.mul_(cos_T1h).addcmul_(old_first, sin_T1h)
+    swapped = torch.cat((second, first), dim=-1)
+    x.mul_(cos_T1D).addcmul_(swapped, sin_T1D)
     if x is not heads_TND:
         heads_TND.copy_(x)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from nanopd.attention.backend import AttentionBatch, HeadNorms
-from nanopd.attention.rotation import rotate_
+from nanopd.attention.rotation import rotate_, rotation_factors
 
 _FREE_PADDING = 64  # tokens: below this a second call costs more than the padding
 
@@ -35,8 +35,8 @@ class _Group:
 class _Plan:
     """What the layers of one step share."""
 
-    cos_T1h: torch.Tensor
-    sin_T1h: torch.Tensor
+    cos_T1D: torch.Tensor
+    sin_T1D: torch.Tensor
     store_tokens: torch.Tensor | None  # indices of tokens that are stored; None: all
     store_rows: torch.Tensor  # [stored tokens * 2K] row numbers into the layer seen as [num_blocks * 2 * K * S, D]
     groups: tuple[_Group, ...]
@@ -66,7 +66,7 @@ class TorchAttention:
             q, k = heads_TND[:, :H], heads_TND[:, H : H + K]
             q.copy_(F.rms_norm(q, (D,), norms.q_weight_D, norms.eps))
             k.copy_(F.rms_norm(k, (D,), norms.k_weight_D, norms.eps))
-        rotate_(heads_TND[:, : H + K], plan.cos_T1h, plan.sin_T1h)
+        rotate_(heads_TND[:, : H + K], plan.cos_T1D, plan.sin_T1D)
         kv = heads_TND[:, H:] if plan.store_tokens is None else heads_TND[plan.store_tokens, H:]
         kv_layer.view(-1, D).index_copy_(0, plan.store_rows, kv.reshape(-1, D))
         return heads_TND[:, :H]
@@ -79,7 +79,9 @@ class TorchAttention:
                 return self._attend_group(q_THD, kv_layer, group)
             if out_THD is None:
                 out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
-            out_THD.index_copy_(0, group.tokens, self._attend_group(q_THD.index_select(0, group.tokens), kv_layer, group))
+            out_THD.index_copy_(
+                0, group.tokens, self._attend_group(q_THD.index_select(0, group.tokens), kv_layer, group)
+            )
         assert out_THD is not None, "a step has at least one sequence"
         return out_THD
 
@@ -98,15 +100,15 @@ class TorchAttention:
         return out.squeeze(0).transpose(0, 1)
 
     def _plan(self, cos_sin_PD: torch.Tensor, dtype: torch.dtype, batch: AttentionBatch) -> _Plan:
-        cos, sin = cos_sin_PD.index_select(0, batch.positions_T).unsqueeze(1).chunk(2, dim=-1)
+        cos, sin = rotation_factors(cos_sin_PD.index_select(0, batch.positions_T))
         slots, tokens = batch.slot_mapping_T, None
         if bool((slots < 0).any()):
             tokens = (slots >= 0).nonzero().squeeze(1)
             slots = slots[tokens]
-        S, D2 = batch.block_size, 2 * self.num_kv_heads
+        S, K2 = batch.block_size, 2 * self.num_kv_heads
         blocks, offsets = slots // S, slots % S
-        head_rows = torch.arange(D2, device=slots.device) * S
-        store_rows = ((blocks * (D2 * S) + offsets).unsqueeze(1) + head_rows).flatten()
+        head_rows = torch.arange(K2, device=slots.device) * S
+        store_rows = ((blocks * (K2 * S) + offsets).unsqueeze(1) + head_rows).flatten()
         return _Plan(cos, sin, tokens, store_rows, self._groups(batch, dtype))
 
     def _groups(self, batch: AttentionBatch, dtype: torch.dtype) -> tuple[_Group, ...]:
@@ -124,7 +126,9 @@ class TorchAttention:
             first_token = end
         return tuple(groups)
 
-    def _decode_group(self, batch: AttentionBatch, tokens: torch.Tensor | None, rows: list[int], dtype: torch.dtype) -> _Group:
+    def _decode_group(
+        self, batch: AttentionBatch, tokens: torch.Tensor | None, rows: list[int], dtype: torch.dtype
+    ) -> _Group:
         longest = max(1, *(batch.context_lens[row] for row in rows))
         contexts, tables = batch.context_lens_B, batch.block_tables_BM
         if tokens is not None:
@@ -135,9 +139,13 @@ class TorchAttention:
             keys = torch.arange(padded, device=contexts.device)
             # Padding rows (context 0) keep key 0, so that their unused result is not NaN.
             mask = _additive(keys < contexts[:, None].clamp(min=1), dtype)[:, None, None, :]
-        return _Group(tokens, len(rows), len(rows), longest, self._kv_rows(tables, longest, batch.block_size), mask, False)
+        return _Group(
+            tokens, len(rows), len(rows), longest, self._kv_rows(tables, longest, batch.block_size), mask, False
+        )
 
-    def _prefill_group(self, batch: AttentionBatch, index: int, tokens: torch.Tensor | None, dtype: torch.dtype) -> _Group:
+    def _prefill_group(
+        self, batch: AttentionBatch, index: int, tokens: torch.Tensor | None, dtype: torch.dtype
+    ) -> _Group:
         num_tokens, context_len = batch.q_lens[index], batch.context_lens[index]
         mask = None
         if 1 < num_tokens < context_len:

@@ -23,8 +23,14 @@ COMMANDS = {
     "generate": Command("nanopd.cli.generate", "continue a prompt, or several"),
     "chat": Command("nanopd.cli.chat", "talk to a model in the terminal"),
     "serve": Command("nanopd.cli.serve", "serve a model over HTTP, as the OpenAI API"),
+    "top": Command("nanopd.cli.top", "watch a running server in the terminal"),
     "demo": Command("nanopd.cli.demo", "watch collocated, prefill and decode workers share a dozen chats"),
+    "bench": Command("nanopd.cli.bench", "measure an engine over HTTP, draw the figures, compare"),
+    "simulate": Command("nanopd.cli.simulate", "play a workload to a cluster in virtual time"),
+    "plan": Command("nanopd.cli.plan", "find the topology and policy that keep an objective"),
+    "explain": Command("nanopd.cli.explain", "say why a request went where it went"),
     "models": Command("nanopd.cli.models", "list the models that are on this machine"),
+    "profile": Command("nanopd.cli.profile", "measure this machine for the router and the simulator"),
 }
 
 

@@ -29,6 +29,7 @@ _SCHEDULER = (
 _CLUSTER = (
     ("workers", str, "how many of each role: 1C+1P+1D is one collocated, one prefill, one decode"),
     ("strategy", str, "collocated, disaggregated, adaptive"),
+    ("policy", str, "how an adaptive strategy decides: original, adaptive, least-work, dynamo, ..."),
     ("max_queued_requests", int, "requests accepted and not finished; more are refused"),
 )
 _SWITCHES = (

@@ -194,7 +194,8 @@ class CentralScheduler:
     def _open_leg(self, tracked: TrackedRequest, kind: LegKind, worker_id: str, fills: OpenLeg | None = None) -> None:
         entry = self._legs.open(tracked.leg, kind, worker_id, self.workers[worker_id].incarnation, self._now, fills)
         tracked.legs.append(entry)
-        self.workers.leg_opened(entry, len(tracked.request.prompt_token_ids) + len(tracked.output))
+        num_tokens = len(tracked.request.prompt_token_ids) + len(tracked.output)
+        self.workers.leg_opened(entry, num_tokens, tracked.decision.chosen.num_cached_tokens)
 
     def _close_leg(self, entry: OpenLeg) -> None:
         self._carry_out(self._legs.close(entry, self._now))
@@ -287,7 +288,7 @@ class CentralScheduler:
             delta = TokenDelta(delta.leg, expected, delta.token_ids[known:], delta.logprobs[known:])
         tracked.take_tokens(delta.token_ids, self._now)
         self.counters.output_tokens += len(delta.token_ids)
-        self.workers.leg_sampled(entry, len(delta.token_ids))
+        self.workers.leg_sampled(entry, len(delta.token_ids), self._now)
         self._commands.append(EmitTokens(tracked.request.request_id, delta))
         self._start_decode_if_ready(tracked)
 

@@ -41,17 +41,21 @@ class Registry:
 
     # ---- load
 
-    def leg_opened(self, entry: OpenLeg, num_prompt_tokens: int) -> None:
-        load = LegLoad(entry.kind is not LegKind.DECODE, entry.kind is not LegKind.PREFILL, num_prompt_tokens)
-        self[entry.worker_id].legs[(entry.leg.request_id, entry.leg.attempt)] = load
+    def leg_opened(self, entry: OpenLeg, num_prompt_tokens: int, num_cached_tokens: int) -> None:
+        """``num_cached_tokens``: of the prompt, as the router expects them in the worker's prefix cache."""
+        load = LegLoad(
+            entry.kind is not LegKind.DECODE,
+            entry.kind is not LegKind.PREFILL,
+            num_prompt_tokens,
+            num_cached_tokens=num_cached_tokens if entry.kind is not LegKind.DECODE else 0,
+        )
+        self[entry.worker_id].leg_opened((entry.leg.request_id, entry.leg.attempt), load)
 
-    def leg_sampled(self, entry: OpenLeg, num_tokens: int) -> None:
+    def leg_sampled(self, entry: OpenLeg, num_tokens: int, now: float) -> None:
         """Tokens have come out of a leg, so its prefill is done."""
-        load = self[entry.worker_id].legs[(entry.leg.request_id, entry.leg.attempt)]
-        load.prefill_done = True
-        load.num_output_tokens += num_tokens
+        self[entry.worker_id].leg_sampled((entry.leg.request_id, entry.leg.attempt), num_tokens, now)
 
     def leg_closed(self, entry: OpenLeg) -> None:
         worker = self.current(entry.worker_id, entry.incarnation)
         if worker is not None:
-            worker.legs.pop((entry.leg.request_id, entry.leg.attempt), None)
+            worker.leg_closed((entry.leg.request_id, entry.leg.attempt))

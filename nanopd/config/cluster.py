@@ -7,6 +7,22 @@ from enum import StrEnum
 from nanopd.errors import ConfigError
 from nanopd.request import Strategy
 
+POLICIES = (
+    "original",
+    "fixed",
+    "round-robin",
+    "least-work",
+    "dynamo",
+    "llm-d",
+    "arrow",
+    "taichi",
+    "kairos",
+    "adaptive",
+    "adaptive-mean",
+    "adaptive-selfish",
+    "adaptive-unreserved",
+)  # of the router, for strategy ADAPTIVE; nanopd.router builds them
+
 
 class Role(StrEnum):
     """What the router prefers to send a worker. Roles are soft: every worker can do everything."""
@@ -77,6 +93,7 @@ class ClusterConfig:
 
     topology: Topology = Topology(num_collocated=1)
     strategy: Strategy = Strategy.ADAPTIVE
+    policy: str = "original"  # one of POLICIES: how the router decides
     max_queued_requests: int = 256  # accepted and not yet finished; past it new requests are refused (429)
     reserve_timeout_s: float = 30.0  # a decode worker's answer to Reserve; then another plan
     reconcile_grace_s: float = (
@@ -89,3 +106,7 @@ class ClusterConfig:
     heartbeat_timeout_s: float = 60.0  # silence after which a worker counts as lost (its exit is noticed at once)
     max_attempts: int = 4  # plans tried for one request before it fails
     startup_timeout_s: float = 180.0
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")

@@ -7,7 +7,7 @@ from nanopd.cost_model.original import OriginalParameters
 from nanopd.cost_model.profile import HardwareProfile
 from nanopd.cost_model.step_model import StepModel
 
-_PROMPTS = (256, 1024)  # prompt lengths between which alpha is the slope
+_PROMPTS = (256, 512)  # prompt lengths between which alpha is the slope
 _CONTEXT = 512  # context of the decodes of beta and batch_thresh
 _HARM_BATCH, _HARM_CHUNK = 16, 512  # decodes, and the prompt chunk in their step, of gamma
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -23,7 +23,12 @@ def original_parameters(profile: HardwareProfile) -> OriginalParameters:
     decodes = StepFeatures.of_decode(_HARM_BATCH, _CONTEXT)
     harm = step.predict_ms(decodes + StepFeatures.of_prefill(_HARM_CHUNK)) - step.predict_ms(decodes)
     return OriginalParameters(
-        slope, beta, _batch_thresh(step, beta), harm / _HARM_CHUNK, profile.transfer.bandwidth_gb_s, profile.kv_bytes_per_token
+        slope,
+        beta,
+        _batch_thresh(step, beta),
+        harm / _HARM_CHUNK,
+        profile.transfer.bandwidth_gb_s,
+        profile.kv_bytes_per_token,
     )
 
 

@@ -4,14 +4,15 @@ The tables enter as increments between neighbouring counts, each at least 0, so 
 open whether a decode costs as a token or as a sampled row, a slight penalty on the rows says: as a token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import median
 
-import numpy as np
+from msgspec import structs
 
 from nanopd.cost_model.features import StepFeatures, StepSample
-from nanopd.cost_model.step_model import QUANTILE_LEVELS, StepModel, StepTerms, Table
+from nanopd.cost_model.step_model import QUANTILE_LEVELS, StepModel, StepTerms, Table, interpolate
 
 _KNOT_RATIO = 1.3  # counts closer than that share a knot
 _ROW_PENALTY = 0.02  # relative error that would have to be gained by moving all of a step's cost to its rows
@@ -59,16 +60,25 @@ class _Design:
             float(f.decode_context),
         ]
 
-    def terms(self, solution: np.ndarray) -> StepTerms:
+    def terms(self, solution: Sequence[float]) -> StepTerms:
         num_tokens, num_decodes = len(self.token_counts), len(self.decode_counts)
-        tokens = np.cumsum(solution[:num_tokens])
-        decodes = np.concatenate([[0.0], np.cumsum(solution[num_tokens : num_tokens + num_decodes - 1])])
-        rest = [float(value) for value in solution[num_tokens + num_decodes - 1 :]]
-        return StepTerms(_table(self.token_counts, tokens), _table(self.decode_counts, decodes), *rest, self.ladder)
+        tokens = tuple(accumulate(solution[:num_tokens]))
+        decodes = tuple(accumulate(solution[num_tokens : num_tokens + num_decodes - 1], initial=0.0))
+        prefill, per_prefill, attention, context = solution[num_tokens + num_decodes - 1 :]
+        return StepTerms(
+            tokens=Table(self.token_counts, tokens),
+            decodes=Table(self.decode_counts, decodes),
+            prefill_ms=prefill,
+            per_prefill_ms=per_prefill,
+            attention_ms=attention,
+            context_ms=context,
+            ladder=self.ladder,
+        )
 
 
 def _fit_terms(samples: Sequence[StepSample], ladder: tuple[int, ...]) -> StepTerms:
-    from scipy.optimize import nnls  # here: the simulator starts without it
+    import numpy as np  # here: the simulator starts without them
+    from scipy.optimize import nnls
 
     design = _Design(
         _knots(sample.features.num_tokens for sample in samples),
@@ -81,20 +91,24 @@ def _fit_terms(samples: Sequence[StepSample], ladder: tuple[int, ...]) -> StepTe
     relative /= scale
     first_row, num_rows = len(design.token_counts), len(design.decode_counts) - 1
     penalty = np.zeros((num_rows, relative.shape[1]))
-    penalty[np.arange(num_rows), first_row + np.arange(num_rows)] = _ROW_PENALTY * np.sqrt(len(samples) / max(1, num_rows))
+    penalty[np.arange(num_rows), first_row + np.arange(num_rows)] = _ROW_PENALTY * np.sqrt(
+        len(samples) / max(1, num_rows)
+    )
     target = np.concatenate([np.ones(len(samples)), np.zeros(num_rows)])
     weights = np.ones(len(samples))
     for _ in range(_NUM_ROBUST_ROUNDS):
-        solution, _norm = nnls(np.vstack([relative * weights[:, None], penalty]), target * np.append(weights, np.zeros(num_rows)))
+        solution, _norm = nnls(
+            np.vstack([relative * weights[:, None], penalty]), target * np.append(weights, np.zeros(num_rows))
+        )
         residuals = np.abs(relative @ solution - 1.0)
         spread = max(1.4826 * float(np.median(residuals)), 1e-4)
         weights = np.sqrt(np.minimum(1.0, _HUBER * spread / np.maximum(residuals, 1e-12)))
-    return design.terms(solution / scale)
+    return design.terms((solution / scale).tolist())
 
 
-def _knots(counts: "Sequence[int] | object") -> tuple[int, ...]:
+def _knots(counts: Iterable[int]) -> tuple[int, ...]:
     """The counts that were measured, neighbours merged; always the smallest and the largest."""
-    ordered = sorted({int(count) for count in counts if count > 0})  # type: ignore[attr-defined]
+    ordered = sorted({count for count in counts if count > 0})
     knots = ordered[:1]
     for count in ordered[1:-1]:
         if count >= knots[-1] * _KNOT_RATIO and count * _KNOT_RATIO <= ordered[-1]:
@@ -106,10 +120,6 @@ def _ramps(counts: tuple[int, ...], count: float) -> list[float]:
     """How far ``count`` has gone through each interval of ``counts``; the last one has no end."""
     shares = [(count - low) / (high - low) for low, high in zip(counts, counts[1:], strict=False)]
     return [max(0.0, min(1.0, share)) for share in shares[:-1]] + [max(0.0, share) for share in shares[-1:]]
-
-
-def _table(counts: tuple[int, ...], values: np.ndarray) -> Table:
-    return Table(counts, tuple(float(value) for value in values))
 
 
 def _held_out_ratios(samples: Sequence[StepSample], ladder: tuple[int, ...], num_folds: int) -> dict[str, list[float]]:
@@ -131,15 +141,7 @@ def _with_quantiles(terms: StepTerms, ratios: dict[str, list[float]]) -> StepTer
     quantiles = {}
     for kind in ("decode", "prefill", "mixed"):
         own = ratios.get(kind, [])
-        values = np.quantile(own if len(own) >= _MIN_RESIDUALS else every, QUANTILE_LEVELS)
-        quantiles[kind] = tuple(float(value) for value in values)
-    return StepTerms(
-        terms.tokens,
-        terms.decodes,
-        terms.prefill_ms,
-        terms.per_prefill_ms,
-        terms.attention_ms,
-        terms.context_ms,
-        terms.ladder,
-        quantiles,
-    )
+        values = sorted(own if len(own) >= _MIN_RESIDUALS else every)
+        ranks = [i / max(1, len(values) - 1) for i in range(len(values))]
+        quantiles[kind] = tuple(interpolate(ranks, values, level) for level in QUANTILE_LEVELS)
+    return structs.replace(terms, ratio_quantiles=quantiles)

@@ -31,6 +31,9 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     step: StepModel
     transfer: TransferModel
     host_overhead_ms: float  # of one engine step, beside the device's work
+    held_out_errors: dict[
+        str, float
+    ] = {}  # kind of step, or "all" -> median relative error on steps the fit has not seen
     samples: tuple[StepSample, ...] = ()
 
     def __post_init__(self) -> None:
@@ -76,7 +79,9 @@ def bundled(name: str) -> HardwareProfile:
     """A profile that comes with nanopd, by name. Raises ConfigError."""
     if name not in bundled_names():
         raise ConfigError(f"hardware profile must be a file or one of {', '.join(bundled_names())}, got {name!r}")
-    return HardwareProfile.parse((resources.files("nanopd.cost_model") / "profiles" / f"{name}.json").read_bytes(), name)
+    return HardwareProfile.parse(
+        (resources.files("nanopd.cost_model") / "profiles" / f"{name}.json").read_bytes(), name
+    )
 
 
 def _encode(value: Any) -> Any:

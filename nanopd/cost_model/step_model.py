@@ -62,7 +62,9 @@ class StepTerms(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for kind, ratios in self.ratio_quantiles.items():
             if len(ratios) != len(QUANTILE_LEVELS):
-                raise ConfigError(f"ratio_quantiles[{kind!r}] must hold {len(QUANTILE_LEVELS)} values, got {len(ratios)}")
+                raise ConfigError(
+                    f"ratio_quantiles[{kind!r}] must hold {len(QUANTILE_LEVELS)} values, got {len(ratios)}"
+                )
 
 
 class StepModel:
@@ -126,9 +128,7 @@ def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
 
 def _spread(table: Table, last: int) -> list[float]:
     """The table at 0, 1, ..., ``last``."""
-    values: list[float] = []
-    for count in range(min(table.counts[0], last) + 1):
-        values.append(table.ms[0])
+    values = [table.ms[0]] * (min(table.counts[0], last) + 1)
     for i in range(1, len(table.counts)):
         low, high = table.counts[i - 1], table.counts[i]
         slope = (table.ms[i] - table.ms[i - 1]) / (high - low)

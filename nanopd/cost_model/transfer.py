@@ -31,7 +31,9 @@ class TransferModel(msgspec.Struct, frozen=True):
         """
         num_chunks = -(-num_bytes // chunk_bytes)
         if num_chunks > len(ready_ms):
-            raise ValueError(f"{num_bytes} bytes are {num_chunks} chunks of {chunk_bytes}, got {len(ready_ms)} ready times")
+            raise ValueError(
+                f"{num_bytes} bytes are {num_chunks} chunks of {chunk_bytes}, got {len(ready_ms)} ready times"
+            )
         if num_bytes == 0:
             return 0.0
         per_byte = 1.0 / (self.bandwidth_gb_s * share * 1e6)

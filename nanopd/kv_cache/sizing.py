@@ -38,13 +38,17 @@ def size_pool(
         budget -= max_step_tokens * activation_bytes_per_token(model, dtype)
     num_blocks = budget // block_bytes
     if num_blocks < 1:
-        raise ConfigError(f"no memory for the KV cache on {device}: one block takes {block_bytes} bytes; raise memory_fraction or set num_blocks")
+        raise ConfigError(
+            f"no memory for the KV cache on {device}: one block takes {block_bytes} bytes; raise memory_fraction or set num_blocks"
+        )
     if max_useful_tokens is not None:
         num_blocks = min(num_blocks, -(-max_useful_tokens // cache.block_size))
     return num_blocks
 
 
-def kv_budget_bytes(model: ModelConfig, cache: CacheConfig, dtype: str, device: torch.device, num_workers_on_device: int) -> int:
+def kv_budget_bytes(
+    model: ModelConfig, cache: CacheConfig, dtype: str, device: torch.device, num_workers_on_device: int
+) -> int:
     """Bytes this worker may use for KV; negative when the weights alone exceed its share."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)

@@ -16,7 +16,9 @@ class KvCache:
     """Holds the pool. Who owns which block is the block manager's business."""
 
     def __init__(self, pool_LN2KSD: torch.Tensor) -> None:
-        assert pool_LN2KSD.dim() == 6 and pool_LN2KSD.is_contiguous(), "the pool is a contiguous [L, N, 2, K, S, D] tensor"
+        assert pool_LN2KSD.dim() == 6 and pool_LN2KSD.is_contiguous(), (
+            "the pool is a contiguous [L, N, 2, K, S, D] tensor"
+        )
         self.pool = pool_LN2KSD
         self._layers = tuple(pool_LN2KSD.unbind())
 
@@ -39,7 +41,9 @@ class KvCache:
             return cls(torch.zeros(shape, dtype=dtype, device=device))
         num_bytes = prod(shape) * dtype.itemsize
         if storage.dtype != torch.uint8 or storage.numel() < num_bytes:
-            raise ConfigError(f"KV storage must be uint8 of at least {num_bytes} bytes, got {storage.dtype} of {storage.numel()}")
+            raise ConfigError(
+                f"KV storage must be uint8 of at least {num_bytes} bytes, got {storage.dtype} of {storage.numel()}"
+            )
         return cls(storage.view(-1)[:num_bytes].view(dtype).view(shape))
 
     @property

@@ -86,7 +86,9 @@ def _thresholds(p_RV: torch.Tensor, sampling: SamplingTensors) -> torch.Tensor:
     return threshold_R
 
 
-def _thresholds_among(num_candidates: int, p_RV: torch.Tensor, sampling: SamplingTensors) -> tuple[torch.Tensor, torch.Tensor]:
+def _thresholds_among(
+    num_candidates: int, p_RV: torch.Tensor, sampling: SamplingTensors
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Thresholds found among the most probable tokens, and whether each row's nucleus lies among them."""
     top_RC = p_RV.topk(num_candidates, dim=-1).values
     floor_R = sampling.min_p_R * top_RC[:, 0]

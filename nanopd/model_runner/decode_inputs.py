@@ -23,11 +23,15 @@ _HEAD = 6  # int32 values a row before the block tables
 class DecodeInputs:
     """One buffer for all batch sizes; a stream's steps use it one after the other."""
 
-    def __init__(self, max_rows: int, max_sampled: int, max_model_len: int, block_size: int, device: torch.device) -> None:
+    def __init__(
+        self, max_rows: int, max_sampled: int, max_model_len: int, block_size: int, device: torch.device
+    ) -> None:
         max_blocks = -(-max_model_len // block_size)
         self._block_size, self._max_model_len = block_size, max_model_len
         self._num_sampled = max_sampled + max_sampled % 2  # slots must start at a multiple of 8 bytes
-        self._buffer = torch.zeros(self._num_sampled + max_rows * (_HEAD + max_blocks), dtype=torch.int32, device=device)
+        self._buffer = torch.zeros(
+            self._num_sampled + max_rows * (_HEAD + max_blocks), dtype=torch.int32, device=device
+        )
         self._tables_BM = torch.zeros(max_rows, max_blocks, dtype=torch.int32, device=device)
         self.sampled_ids_R = self._buffer[: self._num_sampled]
 
@@ -63,7 +67,9 @@ class DecodeInputs:
         """Fills the inputs of a step of ``num_rows`` rows from a batch of as many decodes or fewer; asynchronous on a GPU."""
         num_seqs = len(batch.slices)
         num_blocks = max(s.start for s in batch.slices) // self._block_size + 1
-        staging = torch.empty(_HEAD * num_rows + num_seqs * num_blocks, dtype=torch.int32, pin_memory=self._buffer.is_cuda)
+        staging = torch.empty(
+            _HEAD * num_rows + num_seqs * num_blocks, dtype=torch.int32, pin_memory=self._buffer.is_cuda
+        )
         host = staging.numpy()
         tables = host[_HEAD * num_rows :].reshape(num_seqs, num_blocks)
         for row, s in enumerate(batch.slices):
@@ -82,7 +88,10 @@ class DecodeInputs:
         sources, token_ids, positions, contexts = head[2 * num_rows :].reshape(4, num_rows)
         starts = np.array([s.start for s in slices], dtype=np.int64)
         first_id = self._num_sampled + 3 * num_rows
-        slots[:n] = tables[np.arange(n), starts // self._block_size].astype(np.int64) * self._block_size + starts % self._block_size
+        slots[:n] = (
+            tables[np.arange(n), starts // self._block_size].astype(np.int64) * self._block_size
+            + starts % self._block_size
+        )
         sources[:n] = [first_id + row if s.previous_row is None else s.previous_row for row, s in enumerate(slices)]
         token_ids[:n] = [s.token_ids[0] if s.previous_row is None else 0 for s in slices]
         positions[:n], contexts[:n] = starts, starts + 1

@@ -32,7 +32,10 @@ class StepOutputs:
         if self.logprobs is not None:
             for row, entry in zip(self.logprob_row_ids, self.logprobs.to_host(), strict=True):
                 by_row[row] = entry
-        prompt = {request: [entry for piece in pieces for entry in piece.to_host()] for request, pieces in self.prompt_logprobs.items()}
+        prompt = {
+            request: [entry for piece in pieces for entry in piece.to_host()]
+            for request, pieces in self.prompt_logprobs.items()
+        }
         return StepResult(token_ids, by_row, prompt, device_ms)
 
 

@@ -21,7 +21,9 @@ class StepTensors:
     """A step on its device."""
 
     token_ids_T: torch.Tensor  # int64
-    previous_rows_T: torch.Tensor | None  # int64, -1 where token_ids holds the id; None: no token comes from the step before
+    previous_rows_T: (
+        torch.Tensor | None
+    )  # int64, -1 where token_ids holds the id; None: no token comes from the step before
     attention: AttentionBatch
     sample_rows_R: torch.Tensor  # int64: which tokens' hidden states are sampled from
 

@@ -46,7 +46,9 @@ class ModelRunner:
             self._sampled_ids_R = torch.zeros(max_num_seqs, dtype=torch.int32, device=self.device)
 
     @classmethod
-    def load(cls, config: EngineConfig, *, num_workers_on_device: int = 1, allocate_kv: AllocateKv | None = None) -> "ModelRunner":
+    def load(
+        cls, config: EngineConfig, *, num_workers_on_device: int = 1, allocate_kv: AllocateKv | None = None
+    ) -> "ModelRunner":
         """Loads weights, sizes and allocates the KV pool.
 
         ``allocate_kv``: provides the pool's memory (shared memory that peers write into). Raises UnknownModelError and ConfigError.

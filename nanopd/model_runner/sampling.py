@@ -14,7 +14,9 @@ def sample_rows(logits_RV: torch.Tensor, specs: Sequence[SampleSpec]) -> torch.T
     """int64 [R]. Adjusts ``logits`` in place (bias, penalties, suppression)."""
     for row, spec in enumerate(specs):
         if needs_adjustment(spec.params, spec.suppressed_token_ids):
-            adjust_row_(logits_RV[row], spec.params, spec.prompt_token_ids, spec.output_token_ids, spec.suppressed_token_ids)
+            adjust_row_(
+                logits_RV[row], spec.params, spec.prompt_token_ids, spec.output_token_ids, spec.suppressed_token_ids
+            )
     return sample(logits_RV, sampling_tensors(specs, logits_RV.device))
 
 
@@ -23,7 +25,9 @@ def sampling_tensors(specs: Sequence[SampleSpec], device: torch.device) -> Sampl
     params = [spec.params for spec in specs]
     if all(p.is_greedy for p in params):
         return None
-    rows = np.array([(p.temperature, p.top_p, p.min_p, s.uniform) for p, s in zip(params, specs, strict=True)], dtype=np.float32)
+    rows = np.array(
+        [(p.temperature, p.top_p, p.min_p, s.uniform) for p, s in zip(params, specs, strict=True)], dtype=np.float32
+    )
     temperature, top_p, min_p, uniform = _to_device(rows.T, device)
     top_k = _to_device(np.array([p.top_k for p in params], dtype=np.int64), device)
     return SamplingTensors(

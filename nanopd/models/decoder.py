@@ -39,7 +39,11 @@ class Decoder:
     """Token ids in, normalised hidden states and logits out."""
 
     def __init__(
-        self, config: ModelConfig, tensors: dict[str, torch.Tensor], cos_sin_PD: torch.Tensor, attention: AttentionBackend
+        self,
+        config: ModelConfig,
+        tensors: dict[str, torch.Tensor],
+        cos_sin_PD: torch.Tensor,
+        attention: AttentionBackend,
     ) -> None:
         """``tensors``: by the names of ``weights.parameters``."""
         self.config = config
@@ -53,17 +57,20 @@ class Decoder:
     def forward(self, token_ids_T: torch.Tensor, batch: AttentionBatch, kv: KvCache) -> torch.Tensor:
         """Stores the tokens' KV and returns their hidden states after the final norm, [T, E]."""
         eps = self.config.rms_norm_eps
-        residual_TE = embed(token_ids_T, self.embedding)
-        x_TE = rms_norm(residual_TE, self.layers[0].input_norm, eps)
+        x_TE = embed(token_ids_T, self.embedding)
+        residual_TE = x_TE.float()  # the stream is summed in float32 whatever the model's dtype: 60 roundings less
+        x_TE = rms_norm(x_TE, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
             qkv_TX = linear(x_TE, layer.qkv, layer.qkv_bias)
             q_THD = self.attention.store(qkv_TX, self.cos_sin_PD, layer.head_norms, kv.layer(index), batch)
             out_THD = self.attention.attend(q_THD, kv.layer(index), batch)
-            x_TE = linear(out_THD.reshape(len(q_THD), -1), layer.o, layer.o_bias)
+            x_TE = linear(out_THD.reshape(x_TE.shape[0], -1), layer.o, layer.o_bias)
             x_TE = add_rms_norm_(x_TE, residual_TE, layer.mlp_norm, eps)
             x_TE = linear(linear_silu_mul(x_TE, layer.gate_up, layer.gate_up_bias), layer.down, layer.down_bias)
             is_last = index + 1 == len(self.layers)
-            x_TE = add_rms_norm_(x_TE, residual_TE, self.final_norm if is_last else self.layers[index + 1].input_norm, eps)
+            x_TE = add_rms_norm_(
+                x_TE, residual_TE, self.final_norm if is_last else self.layers[index + 1].input_norm, eps
+            )
         return x_TE
 
     def logits(self, hidden_RE: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -12,6 +12,10 @@ class Candidate:
     ttft_ms: float | None = None
     total_ms: float | None = None
     score: float | None = None  # higher is better
+    tpot_ms: float | None = None
+    utility: float | None = None  # expected share of the request's objectives that are kept
+    harm: float | None = None  # expected loss of the same to requests already on the workers
+    num_cached_tokens: int = 0  # of the prompt, expected in the prefill worker's prefix cache
 
     @property
     def path(self) -> str:

@@ -16,6 +16,8 @@ class LegLoad:
     num_prompt_tokens: int
     num_output_tokens: int = 0
     prefill_done: bool = False
+    num_cached_tokens: int = 0  # of the prompt, as the router expected: they need no prefill
+    first_token_at: float | None = None  # of this leg, seconds
 
 
 @dataclass(slots=True)
@@ -33,19 +35,43 @@ class WorkerView:
     stats: WorkerStats = field(default_factory=WorkerStats)
     legs: dict[tuple[str, int], LegLoad] = field(default_factory=dict)  # (request id, attempt) -> load
 
+    num_decoding: int = 0  # sequences that decode here or will (reservations count: they hold blocks)
+    num_context_tokens: int = 0  # of those, prompt and output
+    num_waiting_prompt_tokens: int = 0  # sent here, not found in the prefix cache, prefill not done
+
     @property
     def num_legs(self) -> int:
         return len(self.legs)
 
-    @property
-    def num_decoding(self) -> int:
-        """Sequences that decode here or will (reservations count: they hold blocks)."""
-        return sum(leg.is_decode for leg in self.legs.values())
+    # ---- kept in step by the central scheduler, so that a router reads totals and not every leg
 
-    @property
-    def num_waiting_prompt_tokens(self) -> int:
-        """Prompt tokens sent here whose prefill is not done."""
-        return sum(leg.num_prompt_tokens for leg in self.legs.values() if leg.is_prefill and not leg.prefill_done)
+    def leg_opened(self, key: tuple[str, int], load: LegLoad) -> None:
+        self.legs[key] = load
+        self._count(load, 1)
+
+    def leg_sampled(self, key: tuple[str, int], num_tokens: int, now: float) -> None:
+        """Tokens have come out of a leg, so its prefill is done."""
+        load = self.legs[key]
+        if load.first_token_at is None:
+            load.first_token_at = now
+            if load.is_prefill:
+                self.num_waiting_prompt_tokens -= load.num_prompt_tokens - load.num_cached_tokens
+            load.prefill_done = True
+        load.num_output_tokens += num_tokens
+        if load.is_decode:
+            self.num_context_tokens += num_tokens
+
+    def leg_closed(self, key: tuple[str, int]) -> None:
+        load = self.legs.pop(key, None)
+        if load is not None:
+            self._count(load, -1)
+
+    def _count(self, load: LegLoad, sign: int) -> None:
+        if load.is_decode:
+            self.num_decoding += sign
+            self.num_context_tokens += sign * (load.num_prompt_tokens + load.num_output_tokens)
+        if load.is_prefill and not load.prefill_done:
+            self.num_waiting_prompt_tokens += sign * (load.num_prompt_tokens - load.num_cached_tokens)
 
 
 @dataclass(slots=True)

@@ -103,7 +103,8 @@ class Controller:
         """All workers are ready."""
         self.max_model_len = min(min(hello.max_model_len, hello.num_blocks * hello.block_size) for hello in hellos)
         device = hellos[0].device.partition(":")[0]
-        self._central = CentralScheduler(self.cluster_config, router.build(hellos[0].kv_bytes_per_token, device))
+        policy = router.build(hellos[0].kv_bytes_per_token, device, self.cluster_config.policy)
+        self._central = CentralScheduler(self.cluster_config, policy)
         early, self._early = self._early, []
         for event in early:
             self._feed(event)

@@ -7,11 +7,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nanopd.server.errors import error_body
 
-_PROTECTED = ("/v1/", "/tokenize", "/detokenize")  # health, metrics and the dashboard's files stay readable
+# Health, metrics and the dashboard's files stay readable; what runs and why is for those who have the key.
+_PROTECTED = ("/v1/", "/tokenize", "/detokenize", "/dashboard/state", "/dashboard/events")
 
 
 class RequireApiKey:
-    """ASGI middleware: ``Authorization: Bearer <key>`` on every path that reaches the model."""
+    """ASGI middleware: ``Authorization: Bearer <key>`` on every path that reaches the model or tells about its requests."""
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self._app = app

@@ -15,6 +15,7 @@ from nanopd.server.admin import AdminEndpoints
 from nanopd.server.chat import ChatEndpoint
 from nanopd.server.completions import CompletionsEndpoint
 from nanopd.server.context import ServerContext
+from nanopd.server.dashboard import DashboardEndpoints, DashboardFeed
 from nanopd.server.errors import EXCEPTION_HANDLERS
 from nanopd.server.prometheus import ServerMetrics
 from nanopd.tokenizer import Tokenizer
@@ -28,6 +29,7 @@ def build_app(controller: "Controller", tokenizer: Tokenizer, config: ServerConf
     context = ServerContext(
         Generator(controller, tokenizer), config, config.served_model_name or model, int(time.time())
     )
+    feed = DashboardFeed(controller, context.model_name, _version())
     admin = AdminEndpoints(context, ServerMetrics(controller), _version())
     routes = [
         Route("/v1/completions", CompletionsEndpoint(context).post, methods=["POST"]),
@@ -39,9 +41,12 @@ def build_app(controller: "Controller", tokenizer: Tokenizer, config: ServerConf
         Route("/version", admin.version),
         Route("/tokenize", admin.tokenize, methods=["POST"]),
         Route("/detokenize", admin.detokenize, methods=["POST"]),
+        *DashboardEndpoints(feed).routes(),
     ]
     access = [Middleware(RequireApiKey, api_key=config.api_key)] if config.api_key else []
-    return Starlette(routes=routes, middleware=access, exception_handlers=EXCEPTION_HANDLERS)
+    app = Starlette(routes=routes, middleware=access, exception_handlers=EXCEPTION_HANDLERS)
+    app.state.dashboard = feed  # whoever serves the app closes it on shutdown
+    return app
 
 
 def _version() -> str:

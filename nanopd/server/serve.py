@@ -50,7 +50,9 @@ async def _serve(
                     app, lifespan="off", log_level="warning", timeout_graceful_shutdown=_hard_limit_s(config)
                 )
             )
-            draining = asyncio.create_task(_drain(stop, server, controller, config.drain_timeout_s))
+            draining = asyncio.create_task(
+                _drain(stop, server, controller, config.drain_timeout_s, app.state.dashboard.close)
+            )
             host, port = listener.getsockname()[:2]
             say(
                 f"nanopd serves {config.served_model_name or engine.model} at http://{host}:{port} ({cluster.topology}, {cluster.strategy})"
@@ -64,10 +66,13 @@ async def _serve(
         listener.close()
 
 
-async def _drain(stop: "_StopSignals", server: uvicorn.Server, controller: Controller, timeout_s: float) -> None:
+async def _drain(
+    stop: "_StopSignals", server: uvicorn.Server, controller: Controller, timeout_s: float, close: Callable[[], None]
+) -> None:
     """From the first signal on: no new connections; what still runs at the second, or after ``timeout_s``, is aborted and answered so."""
     await stop.first.wait()
     server.should_exit = True
+    close()  # streams without an end
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.second.wait(), timeout_s)
     for request in controller.snapshot().requests:

@@ -1,5 +1,7 @@
 """From a workload's specs to the requests the cluster sees."""
 
+from zlib import crc32
+
 from nanopd.request import Request, SamplingParams
 from nanopd.simulator.executor import EOS_TOKEN
 from nanopd.workload import PREFIX_BLOCK, RequestSpec
@@ -11,7 +13,7 @@ def request_of(spec: RequestSpec, request_id: str, max_model_len: int) -> Reques
     """What arrives: the length of the answer is not in it. A prompt block's token ids all stand for its hash, so equal prefixes are equal."""
     ids: list[int] = []
     for index in range(-(-spec.num_prompt_tokens // PREFIX_BLOCK)):
-        key = spec.prefix_hashes[index] if index < len(spec.prefix_hashes) else hash((request_id, index))
+        key = spec.prefix_hashes[index] if index < len(spec.prefix_hashes) else crc32(f"{request_id}/{index}".encode())
         ids += [8 + key % _NUM_IDS] * PREFIX_BLOCK
     del ids[min(spec.num_prompt_tokens, max_model_len - 2) :]
     return Request(

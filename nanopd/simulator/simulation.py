@@ -5,6 +5,7 @@ Only four things are models: how long a step takes, how long KV is on its way, w
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from nanopd.clock import VirtualClock
 from nanopd.cluster import CentralScheduler
@@ -38,16 +39,25 @@ class Simulation:
     """One run over one workload."""
 
     def __init__(
-        self, profile: HardwareProfile, router: Router, config: SimulationConfig, step_model: StepModel | None = None
+        self,
+        profile: HardwareProfile,
+        router: Router,
+        config: SimulationConfig,
+        *,
+        step_model: StepModel | None = None,
+        final_lens: dict[str, int] | None = None,
     ) -> None:
-        """``step_model``: what steps truly take, if that is not what the profile (and so a router) believes."""
+        """``step_model``: what steps truly take, if that is not what the profile (and so a router) believes.
+
+        ``final_lens``: filled with the length of each request that has arrived, prompt and output; for an oracle.
+        """
         self.clock = VirtualClock()
         self.events = EventQueue(self.clock)
         self.central = CentralScheduler(config.cluster, router)
         self._profile = profile
         self._config = config
         self._network = Network(profile.transfer, self.events)
-        self._final_lens: dict[str, int] = {}
+        self.final_lens: dict[str, int] = final_lens if final_lens is not None else {}
         self._requests: dict[str, Request] = {}
         self._records: list[RequestRecord] = []
         self._num_unfinished = 0
@@ -55,10 +65,9 @@ class Simulation:
         host_ms = 0.0 if config.overlap_host else profile.host_overhead_ms
         self.workers: dict[str, SimWorker] = {}
         for spec in config.cluster.topology.workers():
-            executor = CostModelExecutor(step_model or profile.step, self._final_lens)
-            sender = SimSender(
-                self._network, spec.worker_id, profile.block_size * profile.kv_bytes_per_token, lambda key=spec.worker_id: self._wake(key)
-            )  # type: ignore[misc]
+            executor = CostModelExecutor(step_model or profile.step, self.final_lens)
+            block_bytes = profile.block_size * profile.kv_bytes_per_token
+            sender = SimSender(self._network, spec.worker_id, block_bytes, partial(self._wake, spec.worker_id))
             self.workers[spec.worker_id] = SimWorker(
                 spec.worker_id, profile, config.scheduler, executor, sender, self.events, self._from_worker, host_ms
             )
@@ -98,7 +107,7 @@ class Simulation:
         request = request_of(spec, request_id, self._profile.max_model_len)
         assert request.sampling.max_tokens is not None
         num_output = min(spec.num_output_tokens, request.sampling.max_tokens)
-        self._final_lens[request_id] = len(request.prompt_token_ids) + num_output
+        self.final_lens[request_id] = len(request.prompt_token_ids) + num_output
         self._requests[request_id] = request
         self._feed(RequestArrived(request))
 
@@ -134,7 +143,7 @@ class Simulation:
                 self.workers[command.worker_id].deliver(command.message)
             case FinishRequest():
                 request = self._requests.pop(command.request_id)
-                del self._final_lens[command.request_id]
+                del self.final_lens[command.request_id]
                 self._records.append(RequestRecord.of(command, request, self.clock.now()))
                 self._num_unfinished -= 1
 

@@ -72,7 +72,15 @@ class SimWorker:
     def hello(self) -> Hello:
         profile = self._profile
         return Hello(
-            self.worker_id, 0, 0, profile.num_blocks, profile.block_size, profile.max_model_len, profile.kv_bytes_per_token, {}, "simulated"
+            self.worker_id,
+            0,
+            0,
+            profile.num_blocks,
+            profile.block_size,
+            profile.max_model_len,
+            profile.kv_bytes_per_token,
+            {},
+            "simulated",
         )
 
     def deliver(self, message: ToWorker) -> None:
@@ -113,4 +121,3 @@ class SimWorker:
         outbox, self.worker.outbox = self.worker.outbox, []
         for message in outbox:
             self._send(self.worker_id, message)
-

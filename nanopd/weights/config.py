@@ -32,7 +32,9 @@ def config_from_gguf(file: GgufFile) -> ModelConfig:
     metadata, tensors = file.metadata, file.tensors
     family = metadata.get("general.architecture", "")
     if family not in _GGUF_ARCHITECTURES:
-        raise UnsupportedModelError(f"general.architecture must be one of {', '.join(_GGUF_ARCHITECTURES)}, got {family!r} in {file.path}")
+        raise UnsupportedModelError(
+            f"general.architecture must be one of {', '.join(_GGUF_ARCHITECTURES)}, got {family!r} in {file.path}"
+        )
 
     def size(key: str, default: int | None = None) -> int:
         value = metadata.get(f"{family}.{key}", default)
@@ -45,7 +47,9 @@ def config_from_gguf(file: GgufFile) -> ModelConfig:
     if (rotary_dim := size("rope.dimension_count", head_dim)) != head_dim:
         raise UnsupportedModelError(f"rope.dimension_count must equal the head dimension {head_dim}, got {rotary_dim}")
     if "rope_freqs.weight" in tensors:
-        raise UnsupportedModelError(f"{file.path} scales rotary frequencies by a tensor (rope_freqs.weight); use the safetensors of this model")
+        raise UnsupportedModelError(
+            f"{file.path} scales rotary frequencies by a tensor (rope_freqs.weight); use the safetensors of this model"
+        )
     eos = [metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot")]
     return ModelConfig(
         family=family,
@@ -80,7 +84,9 @@ def _gguf_rope_scaling(metadata: dict[str, Any], family: str) -> RopeScaling | N
     return RopeScaling(
         kind=kind,
         factor=float(metadata[prefix + "factor"]),
-        original_max_position=int(metadata.get(prefix + "original_context_length", metadata[f"{family}.context_length"])),
+        original_max_position=int(
+            metadata.get(prefix + "original_context_length", metadata[f"{family}.context_length"])
+        ),
         attention_factor=metadata.get(prefix + "attn_factor"),
     )
 

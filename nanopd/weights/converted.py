@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 _VERSION = 1  # raise when names, layout or conversion change
 
 
-def cached_tensors(path: Path, dtype: torch.dtype, convert: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def cached_tensors(
+    path: Path, dtype: torch.dtype, convert: Callable[[], dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
     """What ``convert`` returns for the model file ``path``, from the cache when it is there. A cache that cannot be written is done without."""
     cached = _cache_path(path, dtype)
     try:

@@ -6,13 +6,17 @@ from nanopd.config import ModelConfig
 from nanopd.weights.parameters import Parameter, parameters
 
 
-def dummy_tensors(config: ModelConfig, dtype: torch.dtype, device: torch.device, seed: int = 0) -> dict[str, torch.Tensor]:
+def dummy_tensors(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> dict[str, torch.Tensor]:
     """Made on the device. Scaled so that activations keep unit size through all layers and logits spread over a few units."""
     generator = torch.Generator(device=device).manual_seed(seed)
     return {p.name: _random(p, config, dtype, device, generator) for p in parameters(config)}
 
 
-def _random(parameter: Parameter, config: ModelConfig, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> torch.Tensor:
+def _random(
+    parameter: Parameter, config: ModelConfig, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> torch.Tensor:
     tensor = torch.empty(parameter.shape, dtype=dtype, device=device)
     if parameter.num_columns is None:
         return tensor.fill_(1.0 if "norm" in parameter.name else 0.0)

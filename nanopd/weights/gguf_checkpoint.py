@@ -36,7 +36,9 @@ class GgufCheckpoint:
         self._file = file
         self._tensors = {_hf_name(name): tensor for name, tensor in file.tensors.items()}
         # llama.cpp's converter interleaves the rotary halves of q and k for the llama architecture only.
-        self._heads_of_permuted = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads} if config.family == "llama" else {}
+        self._heads_of_permuted = (
+            {"q_proj": config.num_heads, "k_proj": config.num_kv_heads} if config.family == "llama" else {}
+        )
 
     def names(self) -> Collection[str]:
         return self._tensors.keys()
@@ -48,7 +50,9 @@ class GgufCheckpoint:
         entry = self._tensors[name]
         kind = GGMLQuantizationType(entry.type_id)
         if kind.name not in _SUPPORTED:
-            raise UnsupportedModelError(f"GGUF tensor type must be one of {', '.join(_SUPPORTED)}, got {kind.name} for {entry.name}")
+            raise UnsupportedModelError(
+                f"GGUF tensor type must be one of {', '.join(_SUPPORTED)}, got {kind.name} for {entry.name}"
+            )
         block_values, block_bytes = GGML_QUANT_SIZES[kind]
         data = self._file.bytes_at(entry.offset, prod(entry.shape) // block_values * block_bytes)
         tensor = torch.from_numpy(np.array(dequantize(data, kind), dtype=np.float32)).reshape(entry.shape)

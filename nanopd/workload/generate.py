@@ -60,14 +60,18 @@ def named_workload(
     seed: int = 0,
 ) -> list[RequestSpec]:
     """``generate`` by the names of ``SHAPES`` and ``ARRIVALS``."""
-    return generate(make_shape(shape), arrival_times(arrivals, rate, seed), count=count, duration_s=duration_s, slo=slo, seed=seed)
+    return generate(
+        make_shape(shape), arrival_times(arrivals, rate, seed), count=count, duration_s=duration_s, slo=slo, seed=seed
+    )
 
 
 def with_rate(specs: Sequence[RequestSpec], rate: float) -> list[RequestSpec]:
     """The same requests with time stretched so that they come at ``rate`` per second on average."""
     span = specs[-1].arrival_s - specs[0].arrival_s if specs else 0.0
     if span <= 0.0 or rate <= 0.0:
-        raise ValueError(f"a rate can be set for requests that arrive over some time, got {len(specs)} over {span} s at {rate}")
+        raise ValueError(
+            f"a rate can be set for requests that arrive over some time, got {len(specs)} over {span} s at {rate}"
+        )
     factor = (len(specs) - 1) / span / rate
     start = specs[0].arrival_s
     return [replace(spec, arrival_s=(spec.arrival_s - start) * factor) for spec in specs]

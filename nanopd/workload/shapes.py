@@ -109,7 +109,9 @@ class AgenticShape:
         while len(session.hashes) * PREFIX_BLOCK < session.num_tokens:
             session.hashes.append(rng.getrandbits(62))
         output = self.output.draw(rng)
-        drawn = Drawn(session.num_tokens, output, self.output.high, f"agent-{session.agent}", Slo(), tuple(session.hashes))
+        drawn = Drawn(
+            session.num_tokens, output, self.output.high, f"agent-{session.agent}", Slo(), tuple(session.hashes)
+        )
         session.num_tokens += output
         return drawn
 
@@ -130,7 +132,9 @@ def _mixed_slo() -> MixtureShape:
     """Three tenants: chat wants a quick start and a steady flow, code completion only a quick start, summaries only throughput."""
     chat = LogNormalShape(Lengths(250, 1.0, 8, 4096), Lengths(200, 0.9, 4, 2048), 1024, "chat", Slo(500.0, 30.0))
     code = LogNormalShape(Lengths(1500, 0.8, 64, 8192), Lengths(24, 0.8, 1, 256), 256, "code", Slo(300.0, 60.0))
-    digest = LogNormalShape(Lengths(6000, 0.6, 512, 16_384), Lengths(300, 0.5, 16, 1024), 1024, "digest", Slo(10_000.0, 100.0), 1)
+    digest = LogNormalShape(
+        Lengths(6000, 0.6, 512, 16_384), Lengths(300, 0.5, 16, 1024), 1024, "digest", Slo(10_000.0, 100.0), 1
+    )
     return MixtureShape((chat, code, digest), (0.5, 0.3, 0.2))
 
 

@@ -31,14 +31,18 @@ def read_trace(path: Path, limit: int | None = None) -> list[RequestSpec]:
 def read_mooncake(path: Path, limit: int | None = None, max_tokens: int = DEFAULT_MAX_TOKENS) -> list[RequestSpec]:
     """JSON lines; arrivals count from the first. Raises ConfigError."""
     with _open(path) as file:
-        return _from_first([_mooncake_spec(path, number, line, max_tokens) for number, line in enumerate(islice(file, limit), 1)])
+        return _from_first(
+            [_mooncake_spec(path, number, line, max_tokens) for number, line in enumerate(islice(file, limit), 1)]
+        )
 
 
 def read_azure(path: Path, limit: int | None = None, max_tokens: int = DEFAULT_MAX_TOKENS) -> list[RequestSpec]:
     """CSV with a header; arrivals count from the first. Raises ConfigError."""
     with _open(path) as file:
         rows = csv.DictReader(file)
-        return _from_first([_azure_spec(path, number, row, max_tokens) for number, row in enumerate(islice(rows, limit), 2)])
+        return _from_first(
+            [_azure_spec(path, number, row, max_tokens) for number, row in enumerate(islice(rows, limit), 2)]
+        )
 
 
 def write_trace(path: Path, specs: Iterable[RequestSpec]) -> None:
@@ -101,4 +105,3 @@ def _open(path: Path) -> TextIO:
         return path.open(newline="")
     except OSError as error:
         raise ConfigError(f"cannot read the trace {path}: {error.strerror}") from error
-

@@ -24,7 +24,9 @@ BF16_GAP = 0.15  # how far apart two logprobs must be for bf16 to tell them apar
 def load(model, load_format="auto", block_size=16, **options):
     cache = CacheConfig(block_size=block_size, num_blocks=8192 // block_size, enable_prefix_cache=False)
     scheduler = SchedulerConfig(max_num_seqs=24)
-    config = EngineConfig(model, dtype="bfloat16", device="cuda", load_format=load_format, cache=cache, scheduler=scheduler, **options)
+    config = EngineConfig(
+        model, dtype="bfloat16", device="cuda", load_format=load_format, cache=cache, scheduler=scheduler, **options
+    )
     return ModelRunner.load(config)
 
 
@@ -34,7 +36,9 @@ def serve(runner, prompts, num_tokens, chunk=None, depth=2, **params):
     engine = Engine(scheduler, runner, VirtualClock(), depth)
     outputs = {str(index): [] for index in range(len(prompts))}
     for index, prompt in enumerate(prompts):
-        sampling = SamplingParams(**{"temperature": 0.0, "seed": index, **params}, max_tokens=num_tokens, ignore_eos=True)
+        sampling = SamplingParams(
+            **{"temperature": 0.0, "seed": index, **params}, max_tokens=num_tokens, ignore_eos=True
+        )
         engine.run_local(str(index), Request(str(index), tuple(prompt), sampling))
     while engine.has_work:
         for output in engine.step().outputs:
@@ -42,9 +46,17 @@ def serve(runner, prompts, num_tokens, chunk=None, depth=2, **params):
     return list(outputs.values())
 
 
-@pytest.mark.parametrize("params", [{}, {"temperature": 0.9}, {"temperature": 1.0, "top_p": 0.9, "top_k": 30}, {"frequency_penalty": 1.0}])
+@pytest.mark.parametrize(
+    "params", [{}, {"temperature": 0.9}, {"temperature": 1.0, "top_p": 0.9, "top_k": 30}, {"frequency_penalty": 1.0}]
+)
 def test_captured_steps_equal_ordinary_ones(tmp_path, params):
-    sizes = {"hidden_size": 512, "intermediate_size": 1024, "head_dim": 64, "num_attention_heads": 8, "vocab_size": 1024}
+    sizes = {
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "head_dim": 64,
+        "num_attention_heads": 8,
+        "vocab_size": 1024,
+    }
     model = dummy_folder(tmp_path, model_type="qwen3", **sizes)
     prompts = [[(7 * i + j) % 90 for j in range(3 + 5 * i)] for i in range(11)]
     graphs = serve(load(model, "dummy"), prompts, 40, **params)

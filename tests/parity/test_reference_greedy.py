@@ -41,7 +41,9 @@ def runners():
     def get(block_size):
         if block_size not in loaded:
             cache = CacheConfig(block_size=block_size, num_blocks=4096 // block_size)
-            loaded[block_size] = ModelRunner.load(EngineConfig(dtype="float32", device="cpu", num_threads=1, cache=cache))
+            loaded[block_size] = ModelRunner.load(
+                EngineConfig(dtype="float32", device="cpu", num_threads=1, cache=cache)
+            )
         return loaded[block_size]
 
     return get
@@ -49,7 +51,9 @@ def runners():
 
 def serve(runner, chunk, enable_prefix_cache, prompts, num_tokens, logprobs=None):
     blocks = BlockManager(runner.kv_cache.num_blocks, runner.kv_cache.block_size, enable_prefix_cache)
-    scheduler = Scheduler(SchedulerConfig(prefill_chunk_size=chunk, max_num_batched_tokens=512), blocks, runner.max_model_len)
+    scheduler = Scheduler(
+        SchedulerConfig(prefill_chunk_size=chunk, max_num_batched_tokens=512), blocks, runner.max_model_len
+    )
     engine = Engine(scheduler, runner, VirtualClock())
     served = {}
 
@@ -85,7 +89,11 @@ def test_pairs_of_options(runners, chunk, block_size, enable_prefix_cache):
 def test_all_prompts_to_the_end(runners):
     served = serve(runners(16), 64, False, REFERENCE, 64, logprobs=5)
     check(served, REFERENCE, 64)
-    recorded = [(key, prompt["top5_logprobs"]) for key, prompt in zip(served, REFERENCE, strict=True) if "top5_logprobs" in prompt]
+    recorded = [
+        (key, prompt["top5_logprobs"])
+        for key, prompt in zip(served, REFERENCE, strict=True)
+        if "top5_logprobs" in prompt
+    ]
     assert len(recorded) == 3
     for key, steps in recorded:
         for entry, best in zip(served[key].logprobs, steps, strict=True):

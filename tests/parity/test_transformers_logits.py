@@ -29,14 +29,22 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
 MODELS = {
     "llama": (LlamaForCausalLM, LlamaConfig, {}),
-    "llama-tied-biased": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "llama-tied-biased": (
+        LlamaForCausalLM,
+        LlamaConfig,
+        {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    ),
     "llama-llama3-rope": (LlamaForCausalLM, LlamaConfig, {"rope_parameters": LLAMA3}),
     "llama-yarn": (LlamaForCausalLM, LlamaConfig, {"rope_parameters": YARN}),
     "llama-linear-rope": (LlamaForCausalLM, LlamaConfig, {"rope_parameters": LINEAR, "head_dim": 16}),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
     "qwen2-tied": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 32}),
-    "qwen3-yarn-sharded": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 16, "rope_parameters": YARN, "tie_word_embeddings": True}),
+    "qwen3-yarn-sharded": (
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        {"head_dim": 16, "rope_parameters": YARN, "tie_word_embeddings": True},
+    ),
 }
 
 
@@ -55,9 +63,17 @@ def make_model(folder, name):
 def test_logits_agree_at_every_position(tmp_path, name):
     model = make_model(tmp_path, name)
     assert ("sharded" in name) == (len(list(tmp_path.glob("*.safetensors"))) > 1)
-    config = EngineConfig(model=str(tmp_path), dtype="float32", device="cpu", num_threads=1, cache=CacheConfig(block_size=16, num_blocks=32))
+    config = EngineConfig(
+        model=str(tmp_path),
+        dtype="float32",
+        device="cpu",
+        num_threads=1,
+        cache=CacheConfig(block_size=16, num_blocks=32),
+    )
     runner = ModelRunner.load(config)
-    token_ids = torch.randint(0, SIZES["vocab_size"], (300,)).tolist()  # beyond the original context of the scaled models
+    token_ids = torch.randint(
+        0, SIZES["vocab_size"], (300,)
+    ).tolist()  # beyond the original context of the scaled models
     seen = []
     decoder = runner._decoder
     forward = decoder.forward

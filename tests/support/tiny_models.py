@@ -47,7 +47,9 @@ def block_table(*block_ids: int) -> array:
     return array("i", block_ids)
 
 
-def piece(name: str, token_ids: Sequence[int], start: int, table: array, sample: SampleSpec | None = None, **options: Any) -> SeqSlice:
+def piece(
+    name: str, token_ids: Sequence[int], start: int, table: array, sample: SampleSpec | None = None, **options: Any
+) -> SeqSlice:
     return SeqSlice(name, token_ids, len(token_ids), start, table, sample=sample, **options)
 
 

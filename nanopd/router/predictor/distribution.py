@@ -95,7 +95,9 @@ class LengthDistribution:
         """E[O | O > age]."""
         if self.age >= self.cap:
             return float(self.cap)
-        return min(self.age + (self._table.sum_to(self.cap) - self._table.sum_to(self.age)) / self._alive, float(self.cap))
+        return min(
+            self.age + (self._table.sum_to(self.cap) - self._table.sum_to(self.age)) / self._alive, float(self.cap)
+        )
 
     @property
     def mean_remaining(self) -> float:

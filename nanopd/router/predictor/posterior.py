@@ -24,8 +24,6 @@ class Posterior:
     """Counts that fade, at two speeds: a short memory follows drift, a long one is precise. They are mixed by how well each has lately predicted
     (Bayesian model averaging, the evidence fading too). Rows of the arrays: short, long."""
 
-    __slots__ = ("_evidence", "_keep", "_prior_version", "_prior_weight", "_survival", "last", "num_observed", "outlived", "reached", "table", "version")
-
     def __init__(self, prior_weight: float, windows: tuple[float, float]) -> None:
         """``windows``: observations after which one weighs 1/e. ``prior_weight``: the prior's worth in observations."""
         self.reached = np.zeros((2, NUM_BINS))
@@ -41,7 +39,7 @@ class Posterior:
         self._keep = np.array([[1.0 - 1.0 / window] for window in windows])
 
     def observe(self, length: int, censored: bool, since: int, fade: float) -> None:
-        """A request longer than ``since`` ended at ``length``, or is known to be longer than it. ``fade``: what the time gone by leaves of the past."""
+        """A request longer than ``since`` ended at ``length``, or is known to be longer than it. ``fade``: what time leaves of the past."""
         start = num_survived(since) if since else 0
         end = num_survived(length) if censored else bin_of(length)
         self._weigh(start, end, censored)
@@ -67,7 +65,9 @@ class Posterior:
 
     def is_stale(self, prior_version: int) -> bool:
         """Whether enough observations have reached the prior (so also this class, its child) since the last refresh."""
-        return self._prior_version < 0 or prior_version - self._prior_version >= min(_TOLERANCE, 1 + self.num_observed // 16)
+        return self._prior_version < 0 or prior_version - self._prior_version >= min(
+            _TOLERANCE, 1 + self.num_observed // 16
+        )
 
     def refresh(self, prior: SurvivalTable, prior_version: int) -> None:
         """Recomputes ``table`` from the counts and the prior."""

@@ -2,8 +2,8 @@
 
     everyone  ->  tenant and max_tokens  ->  ... and prompt length
 
-A class that has been seen often speaks for itself; a new one says what its parent does. Lengths are natural ones: a request stopped by max_tokens is a
-censored observation, and a prediction is cut at the request's own max_tokens.
+A class that has been seen often speaks for itself; a new one says what its parent does. Lengths are natural ones: a request stopped by max_tokens is
+a censored observation, and a prediction is cut at the request's own max_tokens.
 """
 
 from typing import NamedTuple
@@ -36,9 +36,11 @@ class LengthKey(NamedTuple):
 class LengthPredictor:
     """Learns from every request that ends (and, if told, from those that still run). Times are seconds on one clock."""
 
-    def __init__(self, windows: tuple[float, float] = (100.0, 2000.0), half_life_s: float = 3600.0, prior_weight: float = 20.0) -> None:
-        """``windows``: observations of a class that its short and its long memory hold; ``half_life_s``: after which an old one counts half; ``prior_weight``: what a class's
-        prior is worth, in observations."""
+    def __init__(
+        self, windows: tuple[float, float] = (100.0, 2000.0), half_life_s: float = 3600.0, prior_weight: float = 20.0
+    ) -> None:
+        """``windows``: observations that a class's short and long memory hold; ``half_life_s``: after which an old one counts half;
+        ``prior_weight``: what a class's prior is worth, in observations. Raises ValueError."""
         if min(windows) <= 1.0 or half_life_s <= 0.0 or prior_weight <= 0.0:
             raise ValueError(
                 f"windows must be above 1, half_life_s and prior_weight above 0, got {windows}, {half_life_s}, {prior_weight}"

@@ -14,8 +14,12 @@ CONFIG = ModelConfig("llama", 10, 8, 8, 1, H, K, D, 512, 1e-5, 10000.0)
 def make_batch(lens, contexts, tables, block_size, num_decodes, padding=0):
     """``padding``: tokens of padding rows (context 0, slot -1) after the decodes of a captured step."""
     positions = torch.cat([torch.arange(c - n, c) for n, c in zip(lens, contexts, strict=True)])
-    slots = torch.cat([t[torch.arange(c - n, c) // block_size].long() * block_size + torch.arange(c - n, c) % block_size
-                       for n, c, t in zip(lens, contexts, tables, strict=True)])
+    slots = torch.cat(
+        [
+            t[torch.arange(c - n, c) // block_size].long() * block_size + torch.arange(c - n, c) % block_size
+            for n, c, t in zip(lens, contexts, tables, strict=True)
+        ]
+    )
     width = max(len(t) for t in tables)
     rows = torch.zeros(len(lens) + padding, width, dtype=torch.int32)
     for row, table in enumerate(tables):

@@ -71,7 +71,8 @@ def test_keeps_and_draws_what_the_oracle_does(logits, temperature, top_k, top_p,
 
 
 @pytest.mark.parametrize(
-    "cut", [{}, {"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.05}, {"top_k": 20, "top_p": 0.9, "min_p": 0.02, "temperature": 1.7}]
+    "cut",
+    [{}, {"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.05}, {"top_k": 20, "top_p": 0.9, "min_p": 0.02, "temperature": 1.7}],
 )
 def test_frequencies_follow_the_stated_distribution(cut):
     rng = np.random.default_rng(7)
@@ -112,7 +113,9 @@ def test_a_nucleus_wider_than_the_candidates_is_found_by_the_full_sort():
     logits = torch.linspace(0.0, 0.01, 5000)[None]
     kept = probabilities(logits, tensors(top_p=0.5))[0]
     share = 1e-3
-    assert abs(int((kept > 0).sum()) / 5000 - 0.4988) < share  # the more probable half of the mass: a little under half of the tokens
+    assert (
+        abs(int((kept > 0).sum()) / 5000 - 0.4988) < share
+    )  # the more probable half of the mass: a little under half of the tokens
     assert (kept[-1] > 0) and (kept[0] == 0)
 
 

@@ -31,7 +31,9 @@ def runner(tmp_path):
 
 @pytest.mark.parametrize("num_rows", [3, 4, 8])
 def test_static_inputs_equal_prepared_ones(runner, num_rows):
-    prefill = batch(*(piece(str(i), p, 0, t, greedy_spec()) for i, (p, t) in enumerate(zip(PROMPTS, TABLES, strict=True))))
+    prefill = batch(
+        *(piece(str(i), p, 0, t, greedy_spec()) for i, (p, t) in enumerate(zip(PROMPTS, TABLES, strict=True)))
+    )
     first = runner.submit(prefill).result().token_ids
     inputs = DecodeInputs(8, 5, runner.max_model_len, 8, torch.device("cpu"))
     inputs.sampled_ids_R[:3] = torch.tensor(first)
@@ -46,12 +48,19 @@ def test_static_inputs_equal_prepared_ones(runner, num_rows):
         )
         inputs.load(decodes, num_rows)
         assert inputs.input_ids(sources)[:3].tolist() == [first[2], 33, first[0]]
-        hidden = runner._decoder.forward(inputs.input_ids(sources), geometry_of(geometry, decodes, num_rows), runner.kv_cache)
+        hidden = runner._decoder.forward(
+            inputs.input_ids(sources), geometry_of(geometry, decodes, num_rows), runner.kv_cache
+        )
         got = runner._decoder.logits(hidden)[:3]
     pool_after = runner.kv_cache.pool.clone()
     runner.kv_cache.pool.copy_(pool_before)
     ids = [first[2], 33, first[0]]
-    expected = batch(*(piece(s.request_id, [t], s.start, s.block_table, greedy_spec()) for s, t in zip(decodes.slices, ids, strict=True)))
+    expected = batch(
+        *(
+            piece(s.request_id, [t], s.start, s.block_table, greedy_spec())
+            for s, t in zip(decodes.slices, ids, strict=True)
+        )
+    )
     assert runner.submit(expected).result().token_ids == got.argmax(-1).tolist()
     torch.testing.assert_close(runner.kv_cache.pool, pool_after)  # padding rows stored nothing
 

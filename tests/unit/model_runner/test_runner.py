@@ -25,7 +25,14 @@ def folder(tmp_path_factory):
 def load(folder, **options):
     cache = options.pop("cache", CacheConfig(block_size=BLOCK_SIZE, num_blocks=16))
     config = EngineConfig(
-        model=folder, load_format="dummy", device="cpu", dtype="float32", num_threads=1, cache=cache, scheduler=SchedulerConfig(), **options
+        model=folder,
+        load_format="dummy",
+        device="cpu",
+        dtype="float32",
+        num_threads=1,
+        cache=cache,
+        scheduler=SchedulerConfig(),
+        **options,
     )
     return ModelRunner.load(config)
 
@@ -67,7 +74,9 @@ def test_mixed_steps_give_every_sequence_what_it_gets_alone(runner):
 
 def test_a_step_may_take_its_ids_from_the_step_before(runner):
     tables = [block_table(0, 1), block_table(2, 3)]
-    expected = [generate(runner, prompt, table, 2)[1] for prompt, table in zip(([5, 6], [7, 8, 9]), tables, strict=True)]
+    expected = [
+        generate(runner, prompt, table, 2)[1] for prompt, table in zip(([5, 6], [7, 8, 9]), tables, strict=True)
+    ]
     prefill = batch(piece("a", [5, 6], 0, tables[0], greedy_spec()), piece("b", [7, 8, 9], 0, tables[1], greedy_spec()))
     handles = [runner.submit(prefill)]
     handles.append(
@@ -104,7 +113,9 @@ def reference_logprobs(runner, token_ids):
     decoder = runner._decoder
     original = decoder.logits
     decoder.logits = lambda hidden, out=None: captured.append(original(hidden)) or captured[-1]
-    ends = [piece(str(n), token_ids[:n], 0, array("i", [10, 11, 12]), greedy_spec()) for n in range(1, len(token_ids) + 1)]
+    ends = [
+        piece(str(n), token_ids[:n], 0, array("i", [10, 11, 12]), greedy_spec()) for n in range(1, len(token_ids) + 1)
+    ]
     for end in ends:
         runner.submit(batch(end)).result()
     decoder.logits = original
@@ -138,7 +149,13 @@ def test_prompt_logprobs_of_chunks_join_to_those_of_the_whole(runner):
     for start, end in ((0, 3), (3, 7)):
         targets = prompt[start + 1 : end + 1]
         chunk = piece(
-            "a", prompt[start:end], start, block_table(0), greedy_spec() if end == 7 else None, prompt_logprobs=2, logprob_targets=targets
+            "a",
+            prompt[start:end],
+            start,
+            block_table(0),
+            greedy_spec() if end == 7 else None,
+            prompt_logprobs=2,
+            logprob_targets=targets,
         )
         entries += runner.submit(batch(chunk)).result().prompt_logprobs["a"]
     assert [entry.token_id for entry in entries] == prompt[1:]
@@ -151,8 +168,12 @@ def test_suppressed_tokens_and_penalties_reach_the_row_they_belong_to(runner):
     prompt = [3, 14, 15]
     best = generate(runner, prompt, block_table(0), 1)[0]
     suppressed = SampleSpec(GREEDY, 0.0, (), (), suppressed_token_ids=(best,))
-    repeated = SampleSpec(SamplingParams(temperature=0.0, presence_penalty=2.0, frequency_penalty=2.0), 0.0, prompt, [best] * 9)
-    step = batch(*(piece(str(i), prompt, 0, block_table(i), s) for i, s in enumerate((greedy_spec(), suppressed, repeated))))
+    repeated = SampleSpec(
+        SamplingParams(temperature=0.0, presence_penalty=2.0, frequency_penalty=2.0), 0.0, prompt, [best] * 9
+    )
+    step = batch(
+        *(piece(str(i), prompt, 0, block_table(i), s) for i, s in enumerate((greedy_spec(), suppressed, repeated)))
+    )
     plain, without, penalised = runner.submit(step).result().token_ids
     assert plain == best and without != best and penalised != best
 
@@ -173,7 +194,9 @@ def test_the_pool_bounds_the_context_and_is_what_the_caller_allocates(folder):
         return torch.zeros(num_bytes, dtype=torch.uint8)
 
     runner = ModelRunner.load(
-        EngineConfig(model=folder, load_format="dummy", device="cpu", dtype="float32", num_threads=1, cache=CacheConfig(8, 5)),
+        EngineConfig(
+            model=folder, load_format="dummy", device="cpu", dtype="float32", num_threads=1, cache=CacheConfig(8, 5)
+        ),
         allocate_kv=allocate,
     )
     assert runner.max_model_len == 40

@@ -25,7 +25,9 @@ def random_blocks(kind, shape, rng):
         block_values, block_bytes = GGML_QUANT_SIZES[kind]
         blocks = rng.integers(0, 256, (np.prod(shape) // block_values, block_bytes), dtype=np.uint8)
         scales = slice(0, 4) if kind is GGMLQuantizationType.Q4_K else slice(-2, None)
-        blocks[:, scales] = rng.normal(size=(len(blocks), (scales.stop or 0) - scales.start >> 1)).astype(np.float16).view(np.uint8)
+        blocks[:, scales] = (
+            rng.normal(size=(len(blocks), (scales.stop or 0) - scales.start >> 1)).astype(np.float16).view(np.uint8)
+        )
         return blocks.reshape(shape[0], -1)
 
 
@@ -94,13 +96,19 @@ def test_metadata_and_flags(tmp_path):
     q_bias, norm = np.zeros(64, np.float32), np.zeros(16, np.float32)
     extra = [("qwen3.rope.scaling.type", "yarn"), ("qwen3.rope.scaling.factor", 4.0), ("qwen3.rope.freq_base", 1e6)]
     extra.append(("qwen3.rope.scaling.original_context_length", 32))
-    tensors = [("blk.0.attn_q.bias", q_bias), ("blk.0.attn_q_norm.weight", norm), ("output.weight", np.zeros((3, 256), np.float32))]
+    tensors = [
+        ("blk.0.attn_q.bias", q_bias),
+        ("blk.0.attn_q_norm.weight", norm),
+        ("output.weight", np.zeros((3, 256), np.float32)),
+    ]
     write(tmp_path / "m.gguf", architecture="qwen3", extra_metadata=extra, tensors=tensors)
     file = read_gguf(tmp_path / "m.gguf")
     assert file.metadata["tokenizer.ggml.tokens"] == ["<s>", "</s>", "b\u00e4r"]
     config = config_from_gguf(file)
     assert (config.vocab_size, config.hidden_size, config.head_dim, config.max_position) == (3, 256, 16, 128)
-    assert config.has_qk_norm and config.has_attention_bias and not config.tie_word_embeddings and not config.has_mlp_bias
+    assert (
+        config.has_qk_norm and config.has_attention_bias and not config.tie_word_embeddings and not config.has_mlp_bias
+    )
     assert config.rope_scaling.kind == "yarn" and config.rope_scaling.original_max_position == 32
     assert config.rope_theta == 1e6 and config.eos_token_ids == (1,)
 
@@ -108,7 +116,9 @@ def test_metadata_and_flags(tmp_path):
 def test_refuses_what_it_cannot_read(tmp_path):
     path = tmp_path / "m.gguf"
     write(path, architecture="mamba")
-    with pytest.raises(UnsupportedModelError, match="general.architecture must be one of llama, qwen2, qwen3, got 'mamba'"):
+    with pytest.raises(
+        UnsupportedModelError, match="general.architecture must be one of llama, qwen2, qwen3, got 'mamba'"
+    ):
         config_from_gguf(read_gguf(path))
     write(path, tensors=[("rope_freqs.weight", np.ones(8, np.float32))])
     with pytest.raises(UnsupportedModelError, match="rope_freqs.weight"):

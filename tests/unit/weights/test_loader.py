@@ -49,8 +49,14 @@ def test_converts_to_the_dtype_asked_for(folder):
     ("change", "sentence"),
     [
         (lambda t: t.pop("model.norm.weight"), "lacks 1 tensors: model.norm.weight"),
-        (lambda t: t.update({"model.layers.0.mlp.router.weight": torch.ones(1)}), "holds 1 tensors .* model.layers.0.mlp.router.weight"),
-        (lambda t: t.update({"lm_head.weight": torch.ones(3, 48)}), r"lm_head.weight must have shape \(97, 48\), got \(3, 48\)"),
+        (
+            lambda t: t.update({"model.layers.0.mlp.router.weight": torch.ones(1)}),
+            "holds 1 tensors .* model.layers.0.mlp.router.weight",
+        ),
+        (
+            lambda t: t.update({"lm_head.weight": torch.ones(3, 48)}),
+            r"lm_head.weight must have shape \(97, 48\), got \(3, 48\)",
+        ),
     ],
 )
 def test_names_what_is_missing_unknown_or_of_another_shape(folder, change, sentence):
@@ -115,4 +121,7 @@ def test_converted_weights_are_kept_and_made_anew_when_damaged_or_stale(tmp_path
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NANOPD_CACHE_DIR", str(tmp_path / "file"))
-    assert converted.cached_tensors(tmp_path / "file", torch.float32, lambda: {"x": torch.ones(2)})["x"].tolist() == [1, 1]
+    assert converted.cached_tensors(tmp_path / "file", torch.float32, lambda: {"x": torch.ones(2)})["x"].tolist() == [
+        1,
+        1,
+    ]

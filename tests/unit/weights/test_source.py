@@ -13,7 +13,13 @@ def test_finds_the_embedded_model_whatever_the_case():
     assert found.format is ModelFormat.GGUF and found.path.suffix == ".gguf"
     assert embedded_models()["smollm2-135m-instruct"] == found.path
     config = load_config(found)
-    assert (config.family, config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim) == ("llama", 30, 9, 3, 64)
+    assert (config.family, config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim) == (
+        "llama",
+        30,
+        9,
+        3,
+        64,
+    )
     assert config.tie_word_embeddings and not config.has_qk_norm and config.eos_token_ids == (2,)
 
 
@@ -67,7 +73,10 @@ def test_generation_config_adds_end_of_turn_tokens(tmp_path):
     [
         ({"model_type": "gemma3"}, "model_type must be one of llama, qwen2, qwen3, got 'gemma3'"),
         ({"hidden_act": "gelu"}, "hidden_act must be silu"),
-        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "rope scaling must be one of linear, llama3, yarn"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}},
+            "rope scaling must be one of linear, llama3, yarn",
+        ),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(tmp_path, change, sentence):

@@ -1,0 +1,46 @@
+"""What one worker can offer a request, and at what price to others."""
+
+from dataclasses import dataclass
+
+from nanopd.config import Role
+from nanopd.cost_model import StepFeatures, StepModel
+from nanopd.router.adaptive.harm import Harm
+from nanopd.router.view import WorkerView
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Milliseconds."""
+
+    worker: WorkerView
+    num_cached_tokens: int  # of the prompt
+    num_new_tokens: int
+    ttft_ms: float  # if it prefills here
+    prefill_ms: float  # of the worker's time
+    stall_ms: float  # of those who decode here, by the prefill
+    step_ms: float  # a decode step now
+    token_ms: float  # time per token once the request decodes here, prefills of others included
+    growth_ms: float  # what one more sequence adds to a step
+    harm: Harm
+    role: Role
+
+    @property
+    def worker_id(self) -> str:
+        return self.worker.worker_id
+
+    @property
+    def ms_per_token(self) -> float:
+        """Of prefill."""
+        return self.prefill_ms / self.num_new_tokens
+
+
+def prefill_costs(
+    model: StepModel, num_tokens: int, position: int, chunk_size: int, num_decodes: int, context: int
+) -> tuple[float, float]:
+    """Milliseconds that a prompt's chunks take of a worker, and what they add to the steps of those who decode there."""
+    num_steps = max(1, -(-num_tokens // chunk_size))
+    count = -(-num_tokens // num_steps)
+    attention = count * (position + (num_tokens + 1) / 2)  # of the middle chunk
+    mixed = model.predict_ms(StepFeatures(count, attention, 1, num_decodes, context))
+    alone = model.predict_ms(StepFeatures(0, 0.0, 0, num_decodes, context)) if num_decodes else 0.0
+    return num_steps * (mixed - alone), num_steps * (mixed - alone) if num_decodes else 0.0

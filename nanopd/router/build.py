@@ -1,0 +1,67 @@
+"""Routers by name."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from nanopd.config.cluster import POLICIES
+from nanopd.cost_model import HardwareProfile, bundled, bundled_names, original_parameters
+from nanopd.cost_model.original import CPU, H20, OriginalParameters
+from nanopd.errors import ConfigError
+from nanopd.request import Slo
+from nanopd.router.adaptive import AdaptiveOptions, AdaptiveRouter
+from nanopd.router.baselines.counting import LeastWorkRouter, RoundRobinRouter, ThresholdRouter
+from nanopd.router.baselines.fixed import FixedPathRouter
+from nanopd.router.baselines.original import OriginalRouter
+from nanopd.router.baselines.published import ArrowRouter, KairosRouter, TaiChiRouter
+from nanopd.router.router import Router
+
+_PROFILES = {"cpu": "cpu_smollm2", "cuda": "h200_qwen3_8b"}  # that come closest to a device nobody has profiled
+_DEFAULT_SLO = Slo(2000.0, 50.0)
+
+_COUNTING: dict[str, Callable[[], Router]] = {
+    "fixed": FixedPathRouter,
+    "round-robin": RoundRobinRouter,
+    "least-work": LeastWorkRouter,
+    "dynamo": lambda: ThresholdRouter("dynamo", 512, 8192),
+    "llm-d": lambda: ThresholdRouter("llm-d", 256, None),
+}
+_MEASURED: dict[str, Callable[[HardwareProfile], Router]] = {
+    "arrow": lambda profile: ArrowRouter(profile.step, _DEFAULT_SLO),
+    "taichi": lambda profile: TaiChiRouter(profile.step, _DEFAULT_SLO),
+    "kairos": lambda profile: KairosRouter(profile.step, _DEFAULT_SLO),
+    "adaptive": AdaptiveRouter,
+    "adaptive-mean": lambda profile: AdaptiveRouter(profile, AdaptiveOptions(use_posterior=False)),
+    "adaptive-selfish": lambda profile: AdaptiveRouter(profile, AdaptiveOptions(use_externality=False)),
+    "adaptive-unreserved": lambda profile: AdaptiveRouter(profile, AdaptiveOptions(use_reservation=False)),
+}
+assert set(POLICIES) == {"original", *_COUNTING, *_MEASURED}
+
+
+def build(
+    kv_bytes_per_token: int, device: str = "cpu", policy: str = "original", profile: HardwareProfile | None = None
+) -> Router:
+    """The router ``policy`` (one of ``POLICIES``) of a cluster on ``device`` (cpu | cuda), for a model whose KV takes that many bytes per token.
+
+    ``profile``: of this hardware and model; None: a bundled one. Raises ConfigError.
+    """
+    if policy == "original":
+        parameters: OriginalParameters = CPU if device == "cpu" else H20
+        if profile is not None:
+            parameters = original_parameters(profile)
+        return OriginalRouter(replace(parameters, bytes_per_token=kv_bytes_per_token))
+    if policy in _COUNTING:
+        return _COUNTING[policy]()
+    if policy not in _MEASURED:
+        raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+    if profile is None:
+        profile = _closest(device, policy)
+    return _MEASURED[policy](profile)
+
+
+def _closest(device: str, policy: str) -> HardwareProfile:
+    name = _PROFILES.get(device, "")
+    if name not in bundled_names():
+        raise ConfigError(
+            f"policy {policy!r} needs a hardware profile of {device}: run `nanopd profile`, or take policy 'original'"
+        )
+    return bundled(name)

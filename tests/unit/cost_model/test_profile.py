@@ -1,0 +1,70 @@
+"""Profiles as files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanopd.cost_model import HardwareProfile, StepFeatures, bundled, bundled_names
+from nanopd.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", ["cpu_smollm2", "h200_qwen3_8b"])
+def test_bundled_profiles_are_whole(name: str, tmp_path: Path) -> None:
+    profile = bundled(name)
+    assert name in bundled_names()
+    assert profile.source
+    one, many = StepFeatures.of_decode(1, 512), StepFeatures.of_decode(32, 512)
+    assert 0.0 < profile.step.predict_ms(one) < profile.step.predict_ms(many)
+    assert profile.step.quantile_ms(many, 0.05) <= profile.step.quantile_ms(many, 0.95)
+    profile.save(tmp_path / "p.json")
+    again = HardwareProfile.load(tmp_path / "p.json")
+    assert again.step.terms == profile.step.terms
+    assert again.transfer == profile.transfer
+    assert again.samples == profile.samples
+
+
+def test_the_h200_profile_agrees_with_what_was_measured() -> None:
+    """Decode steps at a context of 1150 on one H200, Qwen3-8B; see the profile's source."""
+    step = bundled("h200_qwen3_8b").step
+    for batch, ms in ((1, 4.20), (8, 4.57), (32, 6.0), (64, 7.33), (128, 10.13), (256, 16.7)):
+        assert step.predict_ms(StepFeatures.of_decode(batch, 1150)) == pytest.approx(ms, rel=0.05)
+    for tokens, ms in ((512, 11.8), (2048, 44.0), (8192, 205.5), (16_384, 480.5)):
+        assert step.predict_ms(StepFeatures.of_prefill(tokens)) == pytest.approx(ms, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b"{", "not a hardware profile"),
+        (b"[]", "not a hardware profile"),
+        (b'{"version": 99}', "version 1 is read, got 99"),
+        (b'{"version": 1, "hardware": 3}', "not a hardware profile"),
+    ],
+)
+def test_says_what_is_wrong_with_a_file(text: bytes, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match=complaint):
+        HardwareProfile.load(path)
+
+
+def test_names_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="one of cpu_smollm2, h200_qwen3_8b"):
+        bundled("abacus")
+    with pytest.raises(ConfigError, match="cannot read the hardware profile"):
+        HardwareProfile.load(Path("/nowhere/p.json"))
+
+
+@pytest.mark.parametrize(
+    ("rooms", "heavy"),
+    [
+        ("nanopd.cost_model", {"numpy", "scipy", "torch"}),
+        ("nanopd.workload, nanopd.router.predictor", {"scipy", "torch"}),
+    ],
+)
+def test_starts_light(rooms: str, heavy: set[str]) -> None:
+    code = f"import sys, {rooms}; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,93 @@
+"""The profiler on a tiny model, end to end."""
+
+from pathlib import Path
+
+import pytest
+from support.tiny_models import dummy_folder, tiny_config
+
+from nanopd.batch import Batch
+from nanopd.cli import main
+from nanopd.config import CacheConfig, EngineConfig
+from nanopd.cost_model import HardwareProfile, StepFeatures
+from nanopd.model_runner import ModelRunner
+from nanopd.profiler import profile_device
+from nanopd.profiler.grid import Case
+from nanopd.profiler.host import host_step_ms
+from nanopd.profiler.steps import StepBench
+from nanopd.profiler.transfer import TransferBench, measure_transfer
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
+    folder = dummy_folder(tmp_path_factory.mktemp("model"), max_position_embeddings=2048)
+    return EngineConfig(
+        model=folder,
+        load_format="dummy",
+        device="cpu",
+        dtype="float32",
+        num_threads=1,
+        cache=CacheConfig(num_blocks=64),
+    )
+
+
+def test_a_batch_is_the_case(config: EngineConfig) -> None:
+    """Its features are the case's, its sequences share no block, and it runs."""
+    bench = StepBench(ModelRunner.load(config))
+    case = Case(((20, 5), (7, 0)), (33, 16, 2))
+    batch = bench.batch(case)
+    assert isinstance(batch, Batch)
+    assert StepFeatures.of_batch(batch) == case.features
+    blocks = [block for piece in batch.slices for block in piece.block_table]
+    assert len(set(blocks)) == len(blocks)
+    assert bench.step_ms(case) > 0.0
+    assert 0.0 < bench.share <= 1.5
+
+
+def test_the_real_transport_is_timed() -> None:
+    with TransferBench(tiny_config(), "float32", 8, 16, ("cpu", "cpu")) as bench:
+        assert bench.transport == "shared_memory"
+        times = measure_transfer(bench, 2)
+    assert list(times) == [size * bench.block_bytes for size in (1, 4)]
+    assert all(len(values) == 2 and min(values) > 0.0 for values in times.values())
+
+
+def test_host_overhead_is_that_of_an_engine() -> None:
+    assert 0.0 < host_step_ms(4, num_steps=20) < 100.0
+
+
+def test_profile_from_the_command_line(
+    config: EngineConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "p.json"
+    options = [
+        "--model",
+        config.model,
+        "--load-format",
+        "dummy",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--num-threads",
+        "1",
+    ]
+    assert main(["profile", "--quick", "--budget", "0.1", "--out", str(out), *options]) == 0
+    profile = HardwareProfile.load(out)
+    assert profile.kv_bytes_per_token == 2 * 2 * 2 * 16 * 4
+    assert {sample.features.kind for sample in profile.samples} == {"prefill", "decode", "mixed"}
+    assert profile.step.predict_ms(StepFeatures.of_prefill(256)) > profile.step.predict_ms(
+        StepFeatures.of_decode(1, 64)
+    )
+    printed = capsys.readouterr().out
+    for text in ("Held-out step time", "alpha, ms per prompt token", "0.12472", "0.14518", "crossover load"):
+        assert text in printed
+
+
+def test_progress_reaches_the_end(config: EngineConfig) -> None:
+    shares: list[float] = []
+    measured = profile_device(config, budget_s=0.05, quick=True, progress=lambda _what, share: shares.append(share))
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert measured.num_rounds >= 3
+    assert set(measured.profile.held_out_errors) == {"all", "prefill", "decode", "mixed"}
+    assert measured.profile.num_blocks == 64  # of a worker with this configuration, not of the measuring pool

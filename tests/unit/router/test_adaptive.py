@@ -1,0 +1,163 @@
+"""The adaptive router on views made by hand."""
+
+import pytest
+
+from nanopd.config import ClusterConfig, Role, Topology
+from nanopd.config.cluster import POLICIES
+from nanopd.cost_model import HardwareProfile, StepModel, TransferModel
+from nanopd.cost_model.step_model import StepTerms, Table
+from nanopd.errors import ConfigError
+from nanopd.messages import WorkerStats
+from nanopd.request import FinishReason, Request, SamplingParams, Slo, Strategy
+from nanopd.router import ClusterView, LegLoad, WorkerView, build
+from nanopd.router.adaptive import AdaptiveOptions, AdaptiveRouter
+
+
+@pytest.fixture
+def profile() -> HardwareProfile:
+    """10 ms a step, 0.05 ms a token beyond 100."""
+    terms = StepTerms(Table((1, 100, 1100), (10.0, 10.0, 60.0)), Table((0,), (0.0,)))
+    return HardwareProfile(
+        hardware="test",
+        model="test",
+        dtype="float32",
+        source="made up",
+        kv_bytes_per_token=100_000,
+        num_blocks=1000,
+        max_model_len=8192,
+        step=StepModel(terms),
+        transfer=TransferModel(0.1, 100.0),
+        host_overhead_ms=0.0,
+    )
+
+
+def cluster(*ids: str, role: Role = Role.COLLOCATED) -> ClusterView:
+    workers = {key: WorkerView(key, role, ready=True, num_blocks=1000, max_model_len=8192) for key in ids}
+    return ClusterView(workers)
+
+
+def request(name: str = "r", num_prompt: int = 400, slo: Slo = Slo(200.0, 12.0), first_id: int = 5) -> Request:
+    ids = tuple(range(first_id, first_id + num_prompt))
+    return Request(name, ids, SamplingParams(max_tokens=100, temperature=0.0, seed=0), slo=slo)
+
+
+def place(router: AdaptiveRouter, view: ClusterView, ask: Request, now: float = 0.0):
+    decision = router.plan(ask, Strategy.ADAPTIVE, 0, view, (), now)
+    assert decision is not None
+    return decision
+
+
+def busy(view: ClusterView, worker: str, router: AdaptiveRouter, count: int) -> None:
+    """``count`` requests decode on a worker, close to their TPOT goal."""
+    for i in range(count):
+        name = f"{worker}-{i}"
+        router._admit(request(name, slo=Slo(200.0, 10.6)), 0)
+        view.workers[worker].leg_opened((name, 0), LegLoad(False, True, 400))
+        view.workers[worker].leg_sampled((name, 0), 1, 0.0)
+
+
+def test_spares_those_who_decode(profile) -> None:
+    view, router = cluster("a", "b"), AdaptiveRouter(profile)
+    busy(view, "a", router, 8)
+    decision = place(router, view, request())
+    assert decision.chosen.prefill_worker == "b"
+    on_a = next(c for c in decision.candidates if c.prefill_worker == c.decode_worker == "a")
+    assert on_a.harm > decision.chosen.harm
+
+
+def test_without_externality_only_its_own_fate_counts(profile) -> None:
+    view = cluster("a", "b")
+    router = AdaptiveRouter(profile, AdaptiveOptions(use_externality=False))
+    busy(view, "a", router, 8)
+    decision = place(router, view, request())
+    assert all(c.harm is None or c.harm == 0.0 for c in decision.candidates)
+
+
+def test_a_choice_counts_before_its_worker_knows(profile) -> None:
+    view, router = cluster("a", "b"), AdaptiveRouter(profile)
+    first = place(router, view, request("r1"))
+    second = place(router, view, request("r2", first_id=5000))
+    assert first.chosen.prefill_worker != second.chosen.prefill_worker
+
+
+def test_without_reservation_it_does_not(profile) -> None:
+    view, router = (
+        cluster("a", "b"),
+        AdaptiveRouter(profile, AdaptiveOptions(use_reservation=False, inflow_window_s=1e9)),
+    )
+    first = place(router, view, request("r1"))
+    second = place(router, view, request("r2", first_id=5000))
+    assert first.chosen.prefill_worker == second.chosen.prefill_worker
+
+
+def test_goes_where_its_prefix_is(profile) -> None:
+    view, router = cluster("a", "b", "c"), AdaptiveRouter(profile)
+    first = place(router, view, request("r1", num_prompt=1024))
+    again = place(router, view, request("r2", num_prompt=1200), now=5.0)
+    assert again.chosen.prefill_worker == first.chosen.prefill_worker
+    assert again.chosen.num_cached_tokens == 1024
+
+
+def test_says_that_it_counts_when_there_is_nothing_to_choose(profile) -> None:
+    decision = place(AdaptiveRouter(profile), cluster("a"), request())
+    assert decision.policy == "adaptive (fallback)" and "nothing to choose" in decision.reason
+
+
+def test_says_that_it_counts_when_the_model_is_wrong(profile) -> None:
+    view, router = cluster("a", "b"), AdaptiveRouter(profile)
+    for step in range(1, 60):
+        for worker in view.workers.values():
+            worker.stats = WorkerStats(num_running=4, num_context_tokens=400, step_ms=50.0, num_steps=step)
+        decision = place(router, view, request(f"r{step}"), now=step)
+    assert decision.policy == "adaptive (fallback)" and "times what the model says" in decision.reason
+
+
+def test_forced_strategies_are_obeyed(profile) -> None:
+    router = AdaptiveRouter(profile)
+    for strategy in (Strategy.COLLOCATED, Strategy.DISAGGREGATED):
+        decision = router.plan(request(), strategy, 0, cluster("a", "b"), (), 0.0)
+        assert decision is not None and decision.chosen.path == strategy.value
+
+
+def test_learns_how_long_answers_are(profile) -> None:
+    view, router = cluster("a", "b"), AdaptiveRouter(profile)
+    before = router._admit(request("x"), 0).lengths.mean
+    for i in range(50):
+        place(router, view, request(f"r{i}"), now=float(i))
+        router.finished(request(f"r{i}"), 5, FinishReason.STOP, float(i))
+    assert router._admit(request("y"), 0).lengths.mean < min(before, 15.0)
+    assert set(router._live) == {"x", "y"}  # those that ended are forgotten
+
+
+def test_avoids_workers_that_failed_the_request(profile) -> None:
+    decision = AdaptiveRouter(profile).plan(request(), Strategy.ADAPTIVE, 0, cluster("a", "b", "c"), ("b",), 0.0)
+    assert decision is not None
+    assert all("b" not in (c.prefill_worker, c.decode_worker) for c in decision.candidates)
+
+
+def test_nobody_ready_means_no_plan(profile) -> None:
+    view = cluster("a")
+    view.workers["a"].ready = False
+    for policy in POLICIES:
+        assert build(1000, "cpu", policy, profile).plan(request(), Strategy.ADAPTIVE, 0, view, (), 0.0) is None
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_answers_with_ready_workers(profile, policy) -> None:
+    view = ClusterView()
+    for spec in Topology.parse("2C+1P+2D").workers():
+        view.workers[spec.worker_id] = WorkerView(
+            spec.worker_id, spec.role, ready=spec.worker_id != "decode-0", num_blocks=1000
+        )
+    router = build(1000, "cpu", policy, profile)
+    for i in range(30):
+        decision = router.plan(request(f"r{i}", 50 + 60 * i), Strategy.ADAPTIVE, 0, view, (), 0.1 * i)
+        assert decision is not None and decision.reason
+        assert {decision.chosen.prefill_worker, decision.chosen.decode_worker} <= set(view.workers) - {"decode-0"}
+
+
+def test_unknown_policies_are_refused_with_the_valid_ones() -> None:
+    with pytest.raises(ConfigError, match="policy must be one of original, .*, got 'best'"):
+        ClusterConfig(policy="best")
+    with pytest.raises(ConfigError, match="policy must be one of original"):
+        build(1000, "cpu", "best")

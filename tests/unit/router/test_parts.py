@@ -1,0 +1,104 @@
+"""The parts of the adaptive router, and the view they read."""
+
+import pytest
+
+from nanopd.config import Role
+from nanopd.cost_model import StepModel
+from nanopd.cost_model.step_model import StepTerms, Table
+from nanopd.router import LegLoad, WorkerView
+from nanopd.router.adaptive.prefill_queue import PrefillQueue, Prompt
+from nanopd.router.adaptive.prefix_index import GRAIN, PrefixIndex, prefix_chain
+from nanopd.router.adaptive.roles import Arrival, RolePlanner
+from nanopd.router.adaptive.shadow import Shadow, first_token_ms
+from nanopd.router.adaptive.utility import chance
+
+
+@pytest.fixture
+def model() -> StepModel:
+    return StepModel(StepTerms(Table((1, 1001), (10.0, 60.0)), Table((0, 100), (0.0, 1.0))))  # 10 ms, 0.05 ms a token
+
+
+def test_chance_falls_around_the_goal() -> None:
+    assert chance(100.0, 100.0, 0.1) == 0.5
+    assert chance(50.0, 100.0, 0.1) > 0.99 and chance(150.0, 100.0, 0.1) < 0.01
+    assert chance(1e9, 1.0, 0.1) == 0.0 and chance(0.0, 1e9, 0.01) == 1.0
+
+
+def test_prefill_queue_plays_the_scheduler(model) -> None:
+    queue = PrefillQueue(model, 512, 2048)
+    alone = queue.first_token_ms(0, 1024, 0, 0.0, 0.0, 0, 0)
+    assert alone == pytest.approx(2 * (10.0 + 511 * 0.05))  # two chunks
+    queue.add(Prompt("a", 0, 0, 0, 512), 0.0, 0.0)
+    behind = queue.first_token_ms(0, 512, 0, 0.0, 0.0, 0, 0)
+    assert behind == pytest.approx(10.0 + 1023 * 0.05)  # both chunks in one step
+    assert queue.first_token_ms(0, 512, -1, 0.0, 0.0, 0, 0) == pytest.approx(10.0 + 511 * 0.05)  # ahead by priority
+    queue.advance(0.030, 0, 0)
+    assert queue.prompts  # its step takes 35.55 ms
+    queue.advance(0.036, 0, 0)
+    assert not queue.prompts
+
+
+def test_a_long_queue_is_extrapolated(model) -> None:
+    queue = PrefillQueue(model, 512, 2048)
+    for i in range(400):
+        queue.add(Prompt(f"p{i}", 0, 0, 0, 2048), 0.0, 0.0)
+    expected = 400 * 2048 / 2048 * (10.0 + 2047 * 0.05)
+    assert queue.first_token_ms(0, 512, 0, 0.0, 0.0, 0, 0) == pytest.approx(expected, rel=0.1)
+
+
+def test_prefix_index_finds_the_longest_start_and_evicts() -> None:
+    index, ids = PrefixIndex(), list(range(4 * GRAIN))
+    chain = prefix_chain(ids)
+    assert len(chain) == 4
+    index.note("a", chain, 100 * GRAIN)
+    index.note("b", chain[:2], 100 * GRAIN)
+    assert index.matches(chain) == {"a": 4 * GRAIN, "b": 2 * GRAIN}
+    assert index.matches(prefix_chain([9] + ids[1:])) == {}
+    index.note("a", prefix_chain(list(range(10_000, 10_000 + 3 * GRAIN))), 4 * GRAIN)
+    assert index.matches(chain)["a"] == GRAIN  # the end goes first
+    index.forget("a")
+    assert index.matches(chain) == {"b": 2 * GRAIN}
+
+
+def test_first_token_shares_steps_then_waits() -> None:
+    assert first_token_ms(0, 0.0, 40.0) == 40.0
+    assert first_token_ms(1, 40.0, 40.0) == 80.0
+    assert first_token_ms(1, 1000.0, 40.0) == 80.0  # a long prompt ahead does not stand in the way
+    assert first_token_ms(9, 1000.0, 40.0) > 600.0
+
+
+def test_future_harm_is_small_where_nobody_will_go() -> None:
+    recent = [Arrival(0.01 * i, 40.0, 800, 50.0, 150.0, 20.0) for i in range(100)]
+    shadow = Shadow({"idle": (0, 0.0), "swamped": (12, 5000.0)}, recent, 1.0, 0.1)
+    assert shadow.harm("idle", 500.0) > 10 * shadow.harm("swamped", 500.0)
+
+
+def plan_roles(model: StepModel, rate: float, tokens: int, tpot_ms: float) -> RolePlanner:
+    planner = RolePlanner(model, 0.1, 0.03)
+    prefill_ms = tokens / 512 * 35.5
+    for i in range(200):
+        planner.note(Arrival(i / rate, prefill_ms, tokens, 100.0, 2000.0, tpot_ms))
+        planner.note_output(100)
+    planner.update([WorkerView(f"w{i}", Role.COLLOCATED, ready=True) for i in range(4)], 200 / rate)
+    return planner
+
+
+def test_roles_appear_when_prefills_would_break_tpot(model) -> None:
+    assert len(plan_roles(model, 20.0, 1024, 14.0).prefillers) == 2
+    assert not plan_roles(model, 20.0, 1024, 200.0).prefillers  # nobody minds
+    assert not plan_roles(model, 0.5, 1024, 14.0).prefillers  # nothing to do
+
+
+def test_the_view_counts_legs() -> None:
+    worker = WorkerView("w", Role.COLLOCATED)
+    worker.leg_opened(("a", 0), LegLoad(True, True, 100, num_cached_tokens=32))
+    worker.leg_opened(("b", 0), LegLoad(True, False, 50))
+    assert (worker.num_decoding, worker.num_context_tokens, worker.num_waiting_prompt_tokens) == (1, 100, 118)
+    worker.leg_sampled(("a", 0), 1, 2.0)
+    worker.leg_sampled(("a", 0), 1, 3.0)
+    assert (worker.num_context_tokens, worker.num_waiting_prompt_tokens) == (102, 50)
+    assert worker.legs["a", 0].first_token_at == 2.0
+    worker.leg_closed(("a", 0))
+    worker.leg_closed(("b", 0))
+    worker.leg_closed(("b", 0))  # a second time
+    assert (worker.num_decoding, worker.num_context_tokens, worker.num_waiting_prompt_tokens) == (0, 0, 0)
