@@ -52,7 +52,7 @@ $(VENV)/.bench: $(VENV)/.run
 	@$(PIP) -e '.[bench]'
 	@touch $@
 
-bench: $(VENV)/.bench  ## Collocated, disaggregated and adaptive on the embedded model: tables and figures, in under ten minutes
+bench: $(VENV)/.bench  ## Collocated, disaggregated and adaptive on the embedded model: tables and figures
 	@$(BIN)/nanopd bench static --num-requests 12 --concurrency 4 $(BENCH_LOAD) $(BENCH_SLO) --out $(BENCH)/static
 	@$(BIN)/nanopd bench poisson --rates 0.5,1,2 --warmup-s 2 --window-s 15 --drain-s 8 $(BENCH_LOAD) $(BENCH_SLO) --out $(BENCH)/poisson
 	@$(BIN)/nanopd bench offline --num-requests 24 --concurrency 24 $(BENCH_LOAD) --out $(BENCH)/offline

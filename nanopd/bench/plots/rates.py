@@ -50,14 +50,14 @@ def throughput_by_rate(record: Record) -> Figure | None:
         return None
     looks = Looks([arm.name for arm in record.arms])
     figure, axes = panels(2, width=1.1)
+    rates = rates_of(found, found[0].workload)
+    axes[1].plot(rates, rates, color="#999999", linewidth=0.8, label="all that is offered")
     for ax, (name, title) in zip(axes, _THROUGHPUTS, strict=True):
         for arm, line in _lines(record, found):
             _curve(ax, looks, arm, line, [group.median_of(name) or 0.0 for group in line])
         ax.set_ylim(bottom=0.0)
         ax.set_xlabel("offered requests/s")
         ax.set_ylabel(title)
-    rates = rates_of(found, found[0].workload)
-    axes[1].plot(rates, rates, color="#999999", linewidth=0.8, label="all that is offered")
     return finish(figure, record, f"Throughput by rate, {found[0].workload}", axes[1])
 
 

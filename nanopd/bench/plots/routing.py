@@ -40,7 +40,7 @@ def routing(record: Record) -> Figure | None:
             fontsize=7.5,
         )
         ax.set_yticks(range(len(labels)), labels, fontsize=7.5)
-        ax.set_xlabel("prompt, tokens")
+        ax.set_xlabel("prompt, tokens (blank: no request)")
         ax.set_title(arm)
         ax.grid(visible=False)
         figure.colorbar(image, ax=ax, label="share disaggregated")
