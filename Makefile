@@ -45,7 +45,7 @@ contracts: $(VENV)/.dev  ## Imports point down
 
 # Prompts and outputs are cut to what two CPU cores can serve; every arm has two workers. BENCH=folder keeps the records elsewhere.
 BENCH      := bench-results/$(shell date -u +%Y-%m-%d_%H%M%S)
-BENCH_LOAD  = --prompt-scale 0.25 --output-tokens 24 --num-workers 2 --serve='--num-blocks 512'
+BENCH_LOAD  = --prompt-scale 0.25 --output-tokens 16 --num-workers 2 --serve='--num-blocks 512'
 BENCH_SLO   = --slo-ttft-ms 1000 --slo-tpot-ms 100
 
 $(VENV)/.bench: $(VENV)/.run
@@ -53,9 +53,9 @@ $(VENV)/.bench: $(VENV)/.run
 	@touch $@
 
 bench: $(VENV)/.bench  ## Collocated, disaggregated and adaptive on the embedded model: tables and figures
-	@$(BIN)/nanopd bench static --num-requests 12 --concurrency 4 $(BENCH_LOAD) $(BENCH_SLO) --out $(BENCH)/static
-	@$(BIN)/nanopd bench poisson --rates 0.5,1,2 --warmup-s 2 --window-s 15 --drain-s 8 $(BENCH_LOAD) $(BENCH_SLO) --out $(BENCH)/poisson
-	@$(BIN)/nanopd bench offline --num-requests 24 --concurrency 24 $(BENCH_LOAD) --out $(BENCH)/offline
+	@$(BIN)/nanopd bench static --num-requests 8 --concurrency 4 $(BENCH_LOAD) $(BENCH_SLO) --out $(BENCH)/static
+	@$(BIN)/nanopd bench poisson --rates 0.5,1,2 --warmup-s 2 --window-s 12 --drain-s 6 $(BENCH_LOAD) $(BENCH_SLO) --out $(BENCH)/poisson
+	@$(BIN)/nanopd bench offline --num-requests 16 --concurrency 16 $(BENCH_LOAD) --out $(BENCH)/offline
 	@$(BIN)/nanopd bench plot $(BENCH)/static.json $(BENCH)/poisson.json $(BENCH)/offline.json --out $(BENCH)/figures
 
 kernels: $(VENV)/.dev  ## Compile every CUDA kernel for every architecture; needs no GPU

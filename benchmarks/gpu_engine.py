@@ -39,7 +39,9 @@ class Bench:
             max_model_len=32768,
             cuda_graphs=not args.no_graphs,
             cache=CacheConfig(block_size=16, memory_fraction=0.9, enable_prefix_cache=False),
-            scheduler=SchedulerConfig(max_num_seqs=512, max_num_batched_tokens=args.max_tokens, prefill_chunk_size=None),
+            scheduler=SchedulerConfig(
+                max_num_seqs=512, max_num_batched_tokens=args.max_tokens, prefill_chunk_size=None
+            ),
         )
         started = time.perf_counter()
         self.runner = ModelRunner.load(config)
@@ -73,7 +75,9 @@ class Bench:
         """Seconds to serve prompts of the given (input, output) lengths, all arriving at once."""
         requests = []
         for num_in, num_out in specs:
-            prompt = tuple(self._random.randrange(1000, self.runner.model_config.vocab_size - 1000) for _ in range(num_in))
+            prompt = tuple(
+                self._random.randrange(1000, self.runner.model_config.vocab_size - 1000) for _ in range(num_in)
+            )
             params = SamplingParams(max_tokens=num_out, temperature=temperature, seed=self._count, ignore_eos=True)
             requests.append(Request(f"r{self._count}", prompt, params))
             self._count += 1
@@ -124,7 +128,13 @@ class Bench:
             self.engine.step()
         elapsed_ms = (time.perf_counter() - started) * 1e3
         busy_ms = sum(self.device_ms)
-        self.note(what="idle", B=batch, wall_ms=round(elapsed_ms, 1), busy_ms=round(busy_ms, 1), idle_share=round(1 - busy_ms / elapsed_ms, 4))
+        self.note(
+            what="idle",
+            B=batch,
+            wall_ms=round(elapsed_ms, 1),
+            busy_ms=round(busy_ms, 1),
+            idle_share=round(1 - busy_ms / elapsed_ms, 4),
+        )
         while self.engine.has_work:
             self.engine.step()
 
@@ -139,7 +149,10 @@ class Bench:
         elapsed = self.generate(specs, temperature=0.6)
         num_out, num_in = sum(o for _, o in specs), sum(i for i, _ in specs)
         self.note(
-            what=f"offline-{num_requests}", s=round(elapsed, 2), out_tok_s=round(num_out / elapsed), total_tok_s=round((num_out + num_in) / elapsed)
+            what=f"offline-{num_requests}",
+            s=round(elapsed, 2),
+            out_tok_s=round(num_out / elapsed),
+            total_tok_s=round((num_out + num_in) / elapsed),
         )
 
 
@@ -166,8 +179,15 @@ def main() -> None:
     if "offline" in parts:
         bench.offline(256, 0)
     if args.out is not None:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        record = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "commit": commit, "args": vars(args) | {"out": str(args.out)}}
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        record = {
+            "gpu": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "commit": commit,
+            "args": vars(args) | {"out": str(args.out)},
+        }
         args.out.with_suffix(".json").write_text(json.dumps(record | {"rows": bench.rows}, indent=1) + "\n")
 
 

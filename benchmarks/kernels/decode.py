@@ -92,9 +92,7 @@ class Shape:
 
         def launch(i):
             kv = self.caches[i % self.num_caches]
-            paged_decode(
-                self.q, kv, self.tables, self.lens, out=self.out, workspace=workspace, pdl=pdl, config=config
-            )
+            paged_decode(self.q, kv, self.tables, self.lens, out=self.out, workspace=workspace, pdl=pdl, config=config)
 
         return graph_us(launch, self.num_launches)
 
@@ -128,9 +126,7 @@ def compare(flash):
         floor = shape.num_bytes / READ_TB_S / 1e6
         ours, pdl = shape.ours(), shape.ours(pdl=True)
         peer = shape.peer(flash) if flash else float("nan")
-        rows.append(
-            dict(B=num_seqs, context=context_len, floor_us=floor, fa3_us=peer, ours_us=ours, ours_pdl_us=pdl)
-        )
+        rows.append(dict(B=num_seqs, context=context_len, floor_us=floor, fa3_us=peer, ours_us=ours, ours_pdl_us=pdl))
         print(
             f"{num_seqs:3d} {context_len:7d} {floor:8.1f} {peer:7.1f} {ours:7.1f} {pdl:7.1f}"
             f" {shape.num_bytes / ours / 1e3:11.0f} {peer / ours:10.2f} {peer / pdl:9.2f}",

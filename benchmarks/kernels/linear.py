@@ -41,7 +41,12 @@ class Step:
 
     def __init__(self, num_layers: int = LAYERS) -> None:
         self.layers = [
-            (random(QKV, HIDDEN), random(HIDDEN, HIDDEN), random(2 * INTERMEDIATE, HIDDEN), random(HIDDEN, INTERMEDIATE))
+            (
+                random(QKV, HIDDEN),
+                random(HIDDEN, HIDDEN),
+                random(2 * INTERMEDIATE, HIDDEN),
+                random(HIDDEN, INTERMEDIATE),
+            )
             for _ in range(num_layers)
         ]
         self.head = random(VOCAB, HIDDEN)
@@ -146,8 +151,10 @@ def sweep_configs(m: int) -> dict[str, GemmConfig | StreamConfig | None]:
     if m <= 16:
         configs |= {f"mma {s} t{t}": GemmConfig(4096, s, t) for s, t in ((8, 8), (10, 4), (10, 8), (10, 16))}
     if m > 1:
-        configs |= {f"stream {r}x{n} t{t}": StreamConfig(r, n, t)
-                    for r, n, t in ((192, 4, 4), (128, 4, 4), (128, 2, 4), (64, 4, 4), (64, 2, 4), (128, 4, 0), (128, 4, 99))}
+        configs |= {
+            f"stream {r}x{n} t{t}": StreamConfig(r, n, t)
+            for r, n, t in ((192, 4, 4), (128, 4, 4), (128, 2, 4), (64, 4, 4), (64, 2, 4), (128, 4, 0), (128, 4, 99))
+        }
     return configs
 
 
@@ -167,7 +174,12 @@ def few_rows(step: Step, rows: list[int]) -> dict[str, dict[str, float]]:
     return results
 
 
-SHAPES = (("qkv", QKV, HIDDEN), ("o", HIDDEN, HIDDEN), ("gate_up", 2 * INTERMEDIATE, HIDDEN), ("down", HIDDEN, INTERMEDIATE))
+SHAPES = (
+    ("qkv", QKV, HIDDEN),
+    ("o", HIDDEN, HIDDEN),
+    ("gate_up", 2 * INTERMEDIATE, HIDDEN),
+    ("down", HIDDEN, INTERMEDIATE),
+)
 
 
 def one_linear(m: int, n: int, k: int, sweep: bool) -> tuple[dict[str, Callable[[], None]], int]:

@@ -34,7 +34,12 @@ def random(*shape: int) -> torch.Tensor:
 class Weights:
     def __init__(self) -> None:
         self.layers = [
-            (random(QKV, HIDDEN), random(HIDDEN, HIDDEN), random(2 * INTERMEDIATE, HIDDEN), random(HIDDEN, INTERMEDIATE))
+            (
+                random(QKV, HIDDEN),
+                random(HIDDEN, HIDDEN),
+                random(2 * INTERMEDIATE, HIDDEN),
+                random(HIDDEN, INTERMEDIATE),
+            )
             for _ in range(LAYERS)
         ]
         self.table, self.head = random(VOCAB, HIDDEN), random(VOCAB, HIDDEN)

@@ -150,7 +150,7 @@ def ablation_table(cells: list[dict]) -> list[str]:
         lines.append(
             f"| {c['workers']} | {c['cell']} | {c['load']:.0%} | " + " | ".join(f"{v:.1%}" for v in values) + " |"
         )
-    return lines if shown else []
+    return ["## Ablations and the oracle", "", *lines] if shown else []
 
 
 def plot(cells: list[dict], path: Path) -> bool:
@@ -238,8 +238,6 @@ def write(args: argparse.Namespace, profile: HardwareProfile, commit: str, runs:
         *verdict(cells),
         "",
         *table(cells),
-        "",
-        "## Ablations and the oracle",
         "",
         *ablation_table(cells),
         *(["", f"![by load]({args.name}.png)"] if has_plot else []),

@@ -28,7 +28,7 @@ def comparison_table(differences: Sequence[Difference], name_a: str, name_b: str
             f"{one.b - one.a:+.4g}{percent}",
             f"{one.low:+.4g} to {one.high:+.4g}",
             "unknown" if one.drift == float("inf") else f"± {one.drift:.3g}",
-            Text("differs", style="bold") if one.is_real else Text("within noise", style="dim"),
+            _verdict(one),
         )
         load = one.load
     num_real = sum(one.is_real for one in differences)
@@ -37,3 +37,9 @@ def comparison_table(differences: Sequence[Difference], name_a: str, name_b: str
         table,
         Text(f"{num_real} of {len(differences)} differences are larger than the noise between requests and over time."),
     )
+
+
+def _verdict(one: Difference) -> Text:
+    if one.is_real:
+        return Text("differs", style="bold")
+    return Text("too short to say" if one.drift == float("inf") else "within noise", style="dim")

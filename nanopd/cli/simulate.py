@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from nanopd.config.cluster import POLICIES
 from nanopd.cost_model import HardwareProfile, bundled, bundled_names
 from nanopd.errors import ConfigError
 from nanopd.request import Slo
@@ -11,11 +12,13 @@ from nanopd.workload import ARRIVALS, SHAPES, RequestSpec, named_workload, read_
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from nanopd.simulator import ARMS
-
     add_workload_arguments(parser)
     parser.add_argument("--workers", default="2C", help="as 1C+1P+1D: collocated, prefill, decode (default: 2C)")
-    parser.add_argument("--policy", default="adaptive", help=f"one of {', '.join(ARMS)} (default: adaptive)")
+    parser.add_argument(
+        "--policy",
+        default="adaptive",
+        help=f"one of {', '.join(('collocated', 'disaggregated', 'oracle', *POLICIES))} (default: adaptive)",
+    )
     parser.add_argument("--rate", type=float, help="requests per second (a trace's own when left out; otherwise 1)")
     parser.add_argument(
         "--decisions", type=Path, metavar="FILE", help="write every decision as JSON lines, for `nanopd explain`"

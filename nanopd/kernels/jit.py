@@ -42,7 +42,7 @@ _DEFAULT_SHARED_LIMIT = 48 * 1024
 
 
 def device_arch(device: torch.device) -> str:
-    """"sm_90a" and the like. From 9.0 on the architecture-specific variant: wgmma and setmaxnreg need it."""
+    """ "sm_90a" and the like. From 9.0 on the architecture-specific variant: wgmma and setmaxnreg need it."""
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}" + ("a" if major >= 9 else "")
 

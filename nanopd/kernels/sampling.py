@@ -70,11 +70,15 @@ CONFIGS: tuple[KernelSpec, ...] = tuple(
 
 
 @cache
-def _kernel(logit: str, greedy_only: bool, has_filters: bool, config: SamplingConfig, device: torch.device) -> jit.Kernel:
+def _kernel(
+    logit: str, greedy_only: bool, has_filters: bool, config: SamplingConfig, device: torch.device
+) -> jit.Kernel:
     return jit.load_spec(_spec(logit, greedy_only, has_filters, config), device)
 
 
-def choose_config(num_rows: int, vocab: int, element_bytes: int, has_filters: bool, has_clusters: bool) -> SamplingConfig:
+def choose_config(
+    num_rows: int, vocab: int, element_bytes: int, has_filters: bool, has_clusters: bool
+) -> SamplingConfig:
     """Measured on an H200 with V = 151,936 (docs/en/kernels/sampling.md): the two cross between 64 and 128 rows."""
     fits = FEW_ROWS.shared_bytes(vocab, element_bytes, has_filters) <= _SHARED_LIMIT
     if has_clusters and num_rows <= _FEW and fits:
@@ -151,7 +155,9 @@ def _launch(
             continue
         check_shape(tensor, (num_rows,), name)
         if tensor.dtype != torch.float32 or tensor.device != logits.device or not tensor.is_contiguous():
-            raise ValueError(f"{name} must be contiguous float32 on {logits.device}, got {tensor.dtype} on {tensor.device}")
+            raise ValueError(
+                f"{name} must be contiguous float32 on {logits.device}, got {tensor.dtype} on {tensor.device}"
+            )
     if out is None:
         out = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     for name, index in (("out", out), ("top_k", top_k)):
@@ -160,9 +166,7 @@ def _launch(
             check_index(index, (torch.int32, torch.int64), logits, name)
     if num_rows == 0:
         return out
-    config = config or choose_config(
-        num_rows, vocab, logits.element_size(), has_filters, _has_clusters(logits.device)
-    )
+    config = config or choose_config(num_rows, vocab, logits.element_size(), has_filters, _has_clusters(logits.device))
     pointers = (logits, temperature, top_k, top_p, min_p, uniform, out, logprob)
     params = _PARAMS.pack(
         *(0 if tensor is None else tensor.data_ptr() for tensor in pointers),

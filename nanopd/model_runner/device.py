@@ -1,16 +1,14 @@
 """Which device, dtype and thread count "auto" stands for."""
 
 import os
-from pathlib import Path
 
 import torch
 
 from nanopd.config import EngineConfig
 from nanopd.errors import ConfigError
+from nanopd.layers.dispatch import cpu_multiplies_bf16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Without one of these, torch computes bfloat16 products several times slower than float32 ones.
-_BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -36,20 +34,10 @@ def resolve_dtype(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    return "bfloat16" if _BF16_CPU_FLAGS & _cpu_flags() else "float32"
+    return "bfloat16" if cpu_multiplies_bf16() else "float32"
 
 
 def set_cpu_threads(config: EngineConfig, num_workers_on_device: int) -> None:
     """CPU workers share the cores among them; torch's default would give every worker all of them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(config.num_threads or max(1, cores // num_workers_on_device))
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return next(
-        (set(line.split(":", 1)[1].split()) for line in lines if line.lower().startswith(("flags", "features"))), set()
-    )

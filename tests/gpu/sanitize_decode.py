@@ -1,7 +1,7 @@
 """Small launches of decode, rope_store and move_blocks, to be run under a checker:
 
-    compute-sanitizer --tool memcheck python tests/gpu/sanitize_decode.py
-    compute-sanitizer --tool racecheck python tests/gpu/sanitize_decode.py
+compute-sanitizer --tool memcheck python tests/gpu/sanitize_decode.py
+compute-sanitizer --tool racecheck python tests/gpu/sanitize_decode.py
 """
 
 import torch

@@ -35,14 +35,18 @@ def runner(request):
     except UnknownModelError:
         pytest.skip("the embedded model is not installed")
     cache = CacheConfig(block_size=16, num_blocks=512)
-    return ModelRunner.load(EngineConfig(model=MODEL, dtype="bfloat16", device="cuda", cuda_graphs=request.param, cache=cache))
+    return ModelRunner.load(
+        EngineConfig(model=MODEL, dtype="bfloat16", device="cuda", cuda_graphs=request.param, cache=cache)
+    )
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 64, None])
 def test_greedy_tokens_follow_the_reference(runner, chunk, depth):
     blocks = BlockManager(runner.kv_cache.num_blocks, 16, chunk == 16)
-    scheduler = Scheduler(SchedulerConfig(prefill_chunk_size=chunk, max_num_batched_tokens=512), blocks, runner.max_model_len)
+    scheduler = Scheduler(
+        SchedulerConfig(prefill_chunk_size=chunk, max_num_batched_tokens=512), blocks, runner.max_model_len
+    )
     engine = Engine(scheduler, runner, WallClock(), depth)
     served = {}
     for index, prompt in enumerate(REFERENCE):

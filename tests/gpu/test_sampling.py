@@ -75,9 +75,7 @@ def test_against_float64(dtype, kind, vocab, apart):
     num_rows = 24
     logits = torch.nn.functional.pad(make_logits(num_rows, vocab, dtype, kind), (0, apart), value=100.0)[:, :vocab]
     temperature, top_k, top_p, min_p, uniform = parameters(num_rows)
-    expected = [
-        allowed(logits[i], temperature[i], top_k[i], top_p[i], min_p[i], uniform[i]) for i in range(num_rows)
-    ]
+    expected = [allowed(logits[i], temperature[i], top_k[i], top_p[i], min_p[i], uniform[i]) for i in range(num_rows)]
     unfiltered = [allowed(logits[i], temperature[i], 0, 1.0, 0.0, uniform[i]) for i in range(num_rows)]
     log_softmax = torch.log_softmax(logits.double(), dim=-1)
     floats = [torch.tensor(v, device=DEVICE, dtype=torch.float32) for v in (temperature, uniform, top_p, min_p)]
@@ -89,8 +87,15 @@ def test_against_float64(dtype, kind, vocab, apart):
             out = torch.full((num_rows,), -7, device=DEVICE, dtype=index_dtype)
             logprob = torch.full((num_rows,), float("nan"), device=DEVICE)
             sampling.sample(
-                logits, floats[0], floats[1], torch.tensor(top_k, device=DEVICE, dtype=index_dtype), floats[2],
-                floats[3], out, logprob, config=config,
+                logits,
+                floats[0],
+                floats[1],
+                torch.tensor(top_k, device=DEVICE, dtype=index_dtype),
+                floats[2],
+                floats[3],
+                out,
+                logprob,
+                config=config,
             )
             wrong = [(i, int(t), expected[i]) for i, t in enumerate(out) if int(t) not in expected[i]]
             assert not wrong, wrong

@@ -6,12 +6,22 @@ import torch
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 9, reason="needs a GPU of sm_90 or later"
+        not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 9,
+        reason="needs a GPU of sm_90 or later",
     ),
 ]
 
 DEVICE = "cuda"
-SHAPES = [(6144, 4096), (4096, 12288), (24576, 4096), (1152, 512), (32, 1024), (3584, 18944), (48, 4608), (151936, 1024)]
+SHAPES = [
+    (6144, 4096),
+    (4096, 12288),
+    (24576, 4096),
+    (1152, 512),
+    (32, 1024),
+    (3584, 18944),
+    (48, 4608),
+    (151936, 1024),
+]
 
 
 def error(out, reference):
@@ -56,8 +66,10 @@ def test_a_chain_under_pdl_equals_the_chain_without(m):
     torch.manual_seed(m)
     hidden, wide = 1024, 4096
     layers = [
-        tuple(torch.randn(n, k, device=DEVICE, dtype=torch.bfloat16) / k**0.5 for n, k in
-              ((hidden, hidden), (hidden, hidden), (2 * wide, hidden), (hidden, wide)))
+        tuple(
+            torch.randn(n, k, device=DEVICE, dtype=torch.bfloat16) / k**0.5
+            for n, k in ((hidden, hidden), (hidden, hidden), (2 * wide, hidden), (hidden, wide))
+        )
         for _ in range(4)
     ]
     norm = torch.ones(hidden, device=DEVICE, dtype=torch.bfloat16)

@@ -31,7 +31,7 @@ FIGURES = {
     "latency_by_rate": Plot(rates.latency_by_rate, "two rates of one workload"),
     "throughput_by_rate": Plot(rates.throughput_by_rate, "two rates of one workload"),
     "completed_dropped": Plot(bars.completed_dropped, "open-loop load"),
-    "slo_attainment": Plot(rates.slo_attainment, "objectives (--slo-ttft-ms, --slo-tpot-ms)"),
+    "slo_attainment": Plot(rates.slo_attainment, "objectives (--slo-ttft-ms, --slo-tpot-ms) and streamed answers"),
     "phases": Plot(bars.phases, "the engine's debug reports"),
     "routing": Plot(routing, "an arm that sent requests both ways"),
 }

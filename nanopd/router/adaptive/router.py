@@ -102,7 +102,7 @@ class AdaptiveRouter:
         for worker in workers:
             state = self._state(worker)
             stats = worker.stats
-            if stats.num_running:
+            if stats.num_running and state.has_news(stats):
                 features = StepFeatures(0, 0.0, 0, stats.num_running, stats.num_context_tokens)
                 state.check_model(worker, self._model.predict_ms(features))
         errors = sorted(self._states[w.worker_id].model_error for w in workers)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from math import exp
 
+from nanopd.messages import WorkerStats
 from nanopd.router.adaptive.prefill_queue import PrefillQueue
 from nanopd.router.predictor import LengthDistribution, LengthKey
 from nanopd.router.view import WorkerView
@@ -58,6 +59,10 @@ class WorkerState:
             kept.append(prompt)
         self.queue.prompts = kept
         self.queue.advance(now, worker.num_decoding, worker.num_context_tokens)
+
+    def has_news(self, stats: WorkerStats) -> bool:
+        """Whether the worker has reported steps that were not compared yet."""
+        return stats.num_steps != self._steps_seen
 
     def check_model(self, worker: WorkerView, predicted_ms: float) -> None:
         """Compares the worker's reported median step with what the model says of such a step."""

@@ -12,6 +12,8 @@ from nanopd.request import FinishReason, Request, SamplingParams, Slo, Strategy
 from nanopd.router import ClusterView, LegLoad, WorkerView, build
 from nanopd.router.adaptive import AdaptiveOptions, AdaptiveRouter
 
+GOAL = Slo(200.0, 12.0)
+
 
 @pytest.fixture
 def profile() -> HardwareProfile:
@@ -36,7 +38,7 @@ def cluster(*ids: str, role: Role = Role.COLLOCATED) -> ClusterView:
     return ClusterView(workers)
 
 
-def request(name: str = "r", num_prompt: int = 400, slo: Slo = Slo(200.0, 12.0), first_id: int = 5) -> Request:
+def request(name: str = "r", num_prompt: int = 400, slo: Slo = GOAL, first_id: int = 5) -> Request:
     ids = tuple(range(first_id, first_id + num_prompt))
     return Request(name, ids, SamplingParams(max_tokens=100, temperature=0.0, seed=0), slo=slo)
 
@@ -81,13 +83,12 @@ def test_a_choice_counts_before_its_worker_knows(profile) -> None:
 
 
 def test_without_reservation_it_does_not(profile) -> None:
-    view, router = (
-        cluster("a", "b"),
-        AdaptiveRouter(profile, AdaptiveOptions(use_reservation=False, inflow_window_s=1e9)),
-    )
-    first = place(router, view, request("r1"))
-    second = place(router, view, request("r2", first_id=5000))
-    assert first.chosen.prefill_worker == second.chosen.prefill_worker
+    def queued(**options) -> int:
+        view, router = cluster("a", "b"), AdaptiveRouter(profile, AdaptiveOptions(**options))
+        chosen = place(router, view, request()).chosen
+        return len(router._states[chosen.prefill_worker].queue.prompts)
+
+    assert (queued(), queued(use_reservation=False)) == (1, 0)
 
 
 def test_goes_where_its_prefix_is(profile) -> None:
