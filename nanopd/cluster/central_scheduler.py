@@ -24,7 +24,7 @@ from nanopd.cluster.events import (
 from nanopd.cluster.leg_book import LegBook, LegKind, OpenLeg
 from nanopd.cluster.reconcile import reconcile
 from nanopd.cluster.registry import Registry
-from nanopd.cluster.snapshot import ClusterSnapshot, Counters, RequestSnapshot, WorkerSnapshot
+from nanopd.cluster.snapshot import ClusterSnapshot, Counters, take_snapshot
 from nanopd.cluster.tracked_request import RequestState, TrackedRequest
 from nanopd.config import ClusterConfig
 from nanopd.messages import (
@@ -108,23 +108,8 @@ class CentralScheduler:
 
     def snapshot(self) -> ClusterSnapshot:
         """The cluster at the time of the last event."""
-        workers = tuple(
-            WorkerSnapshot(w.worker_id, w.role, w.incarnation, w.ready, w.num_blocks, w.num_legs, w.stats)
-            for w in self.view.workers.values()
-        )
-        requests = tuple(
-            RequestSnapshot(
-                key,
-                t.state.value,
-                self._now - t.arrived,
-                t.attempt,
-                len(t.request.prompt_token_ids),
-                len(t.output),
-                t.decision,
-            )
-            for key, t in self._requests.items()
-        )
-        return ClusterSnapshot(self._now, workers, requests, self.counters, len(self._legs))
+        workers, requests = self.view.workers.values(), self._requests.values()
+        return take_snapshot(self._now, workers, requests, self.counters, len(self._legs))
 
     # ---- requests
 

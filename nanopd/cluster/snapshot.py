@@ -1,9 +1,12 @@
 """The cluster as it stands, for /health, /metrics and the dashboard."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from nanopd.cluster.tracked_request import TrackedRequest
 from nanopd.config import Role
 from nanopd.messages import WorkerStats
+from nanopd.router import WorkerView
 from nanopd.router.plan import Decision
 
 
@@ -63,3 +66,34 @@ class ClusterSnapshot:
     requests: tuple[RequestSnapshot, ...]
     counters: Counters
     num_open_legs: int
+
+
+def take_snapshot(
+    now: float,
+    workers: Iterable[WorkerView],
+    requests: Iterable[TrackedRequest],
+    counters: Counters,
+    num_open_legs: int,
+) -> ClusterSnapshot:
+    """Copies what the central scheduler knows at ``now``."""
+    return ClusterSnapshot(
+        now,
+        tuple(
+            WorkerSnapshot(w.worker_id, w.role, w.incarnation, w.ready, w.num_blocks, w.num_legs, w.stats)
+            for w in workers
+        ),
+        tuple(
+            RequestSnapshot(
+                request_id=t.request.request_id,
+                state=t.state.value,
+                age_s=now - t.arrived,
+                attempt=t.attempt,
+                num_prompt_tokens=len(t.request.prompt_token_ids),
+                num_output_tokens=len(t.output),
+                decision=t.decision,
+            )
+            for t in requests
+        ),
+        counters,
+        num_open_legs,
+    )
