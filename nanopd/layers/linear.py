@@ -2,7 +2,7 @@
 
 On a GPU a step of few tokens is bound by reading the weights: up to 64 rows our skinny kernels read them faster than cuBLAS
 (docs/en/kernels/linear.md). On a CPU without bfloat16 instructions a product of several rows is computed in float32: widening the weights each time
-costs less than torch's 16-bit loops (1.5x at 4 rows, 5x at 32).
+costs less than torch's 16-bit loops from 5 rows for each thread on (the loops scale with threads, widening is bound by memory).
 """
 
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from nanopd.layers.activation import silu_mul
 from nanopd.layers.dispatch import cpu_multiplies_bf16, uses_kernels
 
-_WIDEN_ROWS = 4
+_WIDEN_ROWS_PER_THREAD = 5
 
 
 def linear(
@@ -39,10 +39,14 @@ def linear_silu_mul(x_TE: torch.Tensor, weight_FE: torch.Tensor, bias_F: torch.T
 
 
 def _torch_linear(x_TE: torch.Tensor, weight_FE: torch.Tensor, bias_F: torch.Tensor | None) -> torch.Tensor:
-    if x_TE.is_cpu and x_TE.dtype == torch.bfloat16 and x_TE.shape[0] >= _WIDEN_ROWS and not cpu_multiplies_bf16():
+    if x_TE.is_cpu and x_TE.dtype == torch.bfloat16 and _widening_pays(x_TE.shape[0]):
         bias = None if bias_F is None else bias_F.float()
         return F.linear(x_TE.float(), weight_FE.float(), bias).to(x_TE.dtype)
     return F.linear(x_TE, weight_FE, bias_F)
+
+
+def _widening_pays(num_rows: int) -> bool:
+    return num_rows >= _WIDEN_ROWS_PER_THREAD * torch.get_num_threads() and not cpu_multiplies_bf16()
 
 
 def _is_skinny(x_TE: torch.Tensor, weight_FE: torch.Tensor) -> bool:
