@@ -18,9 +18,6 @@ POLICIES = (
     "taichi",
     "kairos",
     "adaptive",
-    "adaptive-mean",
-    "adaptive-selfish",
-    "adaptive-unreserved",
 )  # of the router, for strategy ADAPTIVE; nanopd.router builds them
 
 
@@ -94,6 +91,7 @@ class ClusterConfig:
     topology: Topology = Topology(num_collocated=1)
     strategy: Strategy = Strategy.ADAPTIVE
     policy: str = "original"  # one of POLICIES: how the router decides
+    profile: str | None = None  # what `nanopd profile` wrote, or a bundled one's name; None: the closest bundled one
     max_queued_requests: int = 256  # accepted and not yet finished; past it new requests are refused (429)
     reserve_timeout_s: float = 30.0  # a decode worker's answer to Reserve; then another plan
     reconcile_grace_s: float = (

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from nanopd.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16", "float16")
+PROMPT_LOOKUP = "prompt-lookup"
+TRANSPORTS = ("auto", "peer_to_peer", "pinned_relay", "shared_memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ class EngineConfig:
     attention_backend: str = "auto"  # auto | torch | cuda
     cuda_graphs: bool = True
     num_threads: int | None = None  # CPU threads of this worker; None: cores split among the workers
+    transport: str = "auto"  # how KV leaves this worker: auto (the fastest that works), peer_to_peer, pinned_relay, shared_memory
+    speculative: str | None = None  # None: off; "prompt-lookup"; else a model that drafts (name, folder, GGUF file)
+    num_draft_tokens: int = 4  # guessed ahead of each step, when speculative
+    trace_dir: str | None = None  # each process leaves a log there of what it did and when (nanopd.tracing)
     verify_transfers: bool = False  # check every KV hand-off end to end by checksums (slow; for hunting a fault)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
@@ -67,5 +73,9 @@ class EngineConfig:
             raise ConfigError(f"dtype must be one of auto, {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.load_format not in ("auto", "safetensors", "gguf", "dummy"):
             raise ConfigError(f"load_format must be one of auto, safetensors, gguf, dummy, got {self.load_format!r}")
+        if self.transport not in TRANSPORTS:
+            raise ConfigError(f"transport must be one of {', '.join(TRANSPORTS)}, got {self.transport!r}")
+        if self.num_draft_tokens < 1:
+            raise ConfigError(f"num_draft_tokens must be at least 1, got {self.num_draft_tokens}")
         if self.attention_backend not in ("auto", "torch", "cuda"):
             raise ConfigError(f"attention_backend must be one of auto, torch, cuda, got {self.attention_backend!r}")

@@ -15,3 +15,4 @@ class ServerConfig:
     max_n: int = 16  # completions per prompt
     max_prompts: int = 256  # prompts in one /v1/completions call
     drain_timeout_s: int = 30  # how long requests under way may go on after SIGTERM
+    otlp_endpoint: str | None = None  # OTLP/HTTP, where spans of requests go; None: no spans are made

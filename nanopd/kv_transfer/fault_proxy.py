@@ -48,6 +48,9 @@ class FaultySender:
     def __post_init__(self) -> None:
         self._random = random.Random(self.plan.seed)
 
+    def meet(self, destination: PoolHandle) -> None:
+        self.inner.meet(destination)
+
     def push(
         self, push_id: str, destination: PoolHandle, source_ids: Sequence[int], destination_ids: Sequence[int]
     ) -> None:

@@ -52,6 +52,9 @@ class LoopbackSender:
         self._pool = pool
         self._results: list[PushResult] = []
 
+    def meet(self, destination: PoolHandle) -> None:
+        """Nothing to find out."""
+
     def push(
         self, push_id: str, destination: PoolHandle, source_ids: Sequence[int], destination_ids: Sequence[int]
     ) -> None:

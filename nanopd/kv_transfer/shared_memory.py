@@ -60,6 +60,8 @@ class SharedMemoryEndpoint:
 
 def map_pool(handle: PoolHandle) -> np.ndarray:
     """Another worker's pool as writable bytes, uint8 [L, N, B]; unmapped when the array is dropped. Raises TransferError."""
+    if handle.transport != SharedMemoryEndpoint.transport:
+        raise TransferError(f"a CPU worker does not reach the KV pool {handle.name} on {handle.device}")
     pid, fd, label = handle.name.split("/", 2)
     try:
         mine = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR)
@@ -96,6 +98,9 @@ class SharedMemorySender:
         self._in_flight: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="nanopd-kv-sender", daemon=True)
         self._thread.start()
+
+    def meet(self, destination: PoolHandle) -> None:
+        """It is mapped at the first push."""
 
     def push(
         self, push_id: str, destination: PoolHandle, source_ids: Sequence[int], destination_ids: Sequence[int]

@@ -1,7 +1,7 @@
 """The KV transport seam: how blocks of a prefill worker's pool reach the blocks a decode worker reserved.
 
-Siblings: ``loopback`` (same process), ``shared_memory`` (CPU), ``pinned_relay``, ``peer_to_peer``; ``fault_proxy`` wraps any of them in tests.
-Block ids are private to a worker: source ids index the sender's pool, destination ids the receiver's.
+Siblings: ``loopback`` (same process), ``shared_memory`` (CPU), ``peer_to_peer`` and ``pinned_relay`` (GPUs); ``fault_proxy`` wraps any of them in
+tests. Block ids are private to a worker: source ids index the sender's pool, destination ids the receiver's.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class PoolHandle:
     """What a peer needs to write into a worker's KV pool. Travels in messages; never executable."""
 
     transport: str
-    name: str  # shared-memory name, IPC handle (hex), ...
+    name: str  # of the memory file or the socket by which the pool is reached
     num_layers: int
     num_blocks: int
     block_size: int
@@ -39,15 +39,23 @@ class PushResult:
     error: str | None = (
         None  # set: the destination blocks hold garbage, the push must be repeated or the request re-planned
     )
+    transport: str = ""  # that carried it, where a destination can be reached by several
 
 
 class KvSender(Protocol):
     """The sending half, in the prefill worker."""
 
+    def meet(self, destination: PoolHandle) -> None:
+        """A new peer's pool: what is to be found out or set up before the first push is done now."""
+        ...
+
     def push(
         self, push_id: str, destination: PoolHandle, source_ids: Sequence[int], destination_ids: Sequence[int]
     ) -> None:
-        """Starts copying whole blocks; may return before the copy is done. Raises TransferError if the destination cannot be reached."""
+        """Starts copying whole blocks, whose content is there already; may return before the copy is done.
+
+        Raises TransferError if the destination cannot be reached.
+        """
         ...
 
     def poll(self) -> list[PushResult]:
@@ -59,7 +67,17 @@ class KvSender(Protocol):
         ...
 
     def forget(self, destination: PoolHandle) -> None:
-        """Unmaps a destination whose worker is gone."""
+        """The destination's worker is gone: unmaps its pool, and takes no more of what it was sending here."""
         ...
 
     def close(self) -> None: ...
+
+
+class LinkSender(KvSender, Protocol):
+    """A sender that several of may reach the same destination, so that the better one must be found out."""
+
+    transport: str
+
+    def probe(self, destination: PoolHandle) -> float:
+        """Moves a few megabytes over the real path into the destination's scratch blocks: GB/s. Raises TransferError."""
+        ...

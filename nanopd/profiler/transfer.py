@@ -27,7 +27,7 @@ class TransferBench:
         self, model: ModelConfig, dtype: str, block_size: int, num_blocks: int, devices: Sequence[str], seed: int = 0
     ) -> None:
         self._endpoints = [open_endpoint(f"profile-{i}", device) for i, device in enumerate(devices)]
-        self.transport = self._endpoints[0].transport
+        self.transport = self._endpoints[0].transport  # the one that carried the last push, once there was one
         self._random = random.Random(seed)
         caches = [
             self._pool(endpoint, model, dtype, block_size, num_blocks, device)
@@ -53,6 +53,7 @@ class TransferBench:
         elapsed_ms = (time.perf_counter() - begun) * 1e3
         if results[0].error is not None:
             raise TransferError(results[0].error)
+        self.transport = results[0].transport or self.transport
         return elapsed_ms
 
     def close(self) -> None:

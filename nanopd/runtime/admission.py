@@ -4,8 +4,9 @@ import secrets
 from collections import deque
 from dataclasses import replace
 
+from nanopd.decoding import num_candidates
 from nanopd.errors import InvalidRequestError, OverloadedError, PromptTooLongError
-from nanopd.request import Request
+from nanopd.request import Request, Strategy
 
 _MAX_RETRY_AFTER_S = 60.0
 
@@ -28,6 +29,13 @@ def resolve_request(request: Request, vocab_size: int, max_model_len: int, now: 
     room = max_model_len - len(prompt)
     if room < 1:
         raise PromptTooLongError(f"prompt must have at most {max_model_len - 1} tokens, got {len(prompt)}", "prompt")
+    if request.beam is not None:
+        num_candidates(request.beam, request.stop_ids)
+        if request.strategy is not Strategy.COLLOCATED:
+            raise InvalidRequestError(
+                f"strategy must be collocated for beam search: beams share the blocks of one worker, got {request.strategy}",
+                "strategy",
+            )
     max_tokens = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
     sampling = replace(
         sampling,

@@ -22,6 +22,8 @@ class Completion:
     logprobs: tuple[TokenLogprobs, ...] = ()  # one per token, when asked for
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None  # of every prompt token but the first, when asked for
     report: RequestReport | None = None
+    score: float | None = None  # of a beam search's hypothesis, which the best comes first by
+    logprob: float | None = None  # of a hypothesis' tokens together
 
 
 @dataclass(slots=True)

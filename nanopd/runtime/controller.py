@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from nanopd import router
 from nanopd.clock import Clock
@@ -21,6 +22,7 @@ from nanopd.cluster.events import (
     Tick,
 )
 from nanopd.config import ClusterConfig, EngineConfig
+from nanopd.cost_model import HardwareProfile, bundled
 from nanopd.errors import InvalidRequestError, OverloadedError, WorkerError
 from nanopd.messages import FromWorker, Hello
 from nanopd.request import FinishReason, Request
@@ -31,6 +33,7 @@ from nanopd.runtime.ipc import ControllerChannel
 from nanopd.runtime.launcher import Launcher, LocalProcessLauncher
 from nanopd.runtime.stream import RequestStream
 from nanopd.runtime.supervisor import RestartPolicy
+from nanopd.tracing import RequestRecorder
 from nanopd.weights import load_config, resolve_model
 
 logger = logging.getLogger(__name__)
@@ -51,14 +54,18 @@ class Controller:
         clock: Clock | None = None,
         restart_policy: RestartPolicy | None = None,
     ) -> None:
-        """Raises UnknownModelError, UnsupportedModelError: a model that is not there is noticed before a worker starts."""
+        """Raises UnknownModelError, UnsupportedModelError, ConfigError: a model or profile that is not there is noticed before a worker starts."""
         self.engine_config = engine
         self.cluster_config = cluster
+        self._profile = _load_profile(cluster.profile)
         self.model_config = load_config(resolve_model(engine.model))
         self.max_model_len = 0  # known once the workers are ready
         self.on_tokens: list[Callable[[EmitTokens], None]] = []
         self.on_finish: list[Callable[[FinishRequest, Request], None]] = []
         self.recent: deque[FinishRequest] = deque(maxlen=64)  # the last requests that ended
+        self._recorder = RequestRecorder() if engine.trace_dir is not None else None
+        if self._recorder is not None:
+            self.on_finish.append(self._recorder.finished)
         self._launcher = launcher or LocalProcessLauncher()
         self._clock = clock or WallClock()
         self._restart_policy = restart_policy or RestartPolicy()
@@ -103,7 +110,7 @@ class Controller:
         """All workers are ready."""
         self.max_model_len = min(min(hello.max_model_len, hello.num_blocks * hello.block_size) for hello in hellos)
         device = hellos[0].device.partition(":")[0]
-        policy = router.build(hellos[0].kv_bytes_per_token, device, self.cluster_config.policy)
+        policy = router.build(hellos[0].kv_bytes_per_token, device, self.cluster_config.policy, self._profile)
         self._central = CentralScheduler(self.cluster_config, policy)
         early, self._early = self._early, []
         for event in early:
@@ -133,6 +140,8 @@ class Controller:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+        if self._recorder is not None and self.engine_config.trace_dir is not None:
+            self._recorder.write(self.engine_config.trace_dir)
 
     # ---- requests
 
@@ -230,3 +239,9 @@ class Controller:
             self._refusal = f"no worker is left: {sentence}"
             for request_id in list(self._streams):
                 self._feed(RequestAborted(request_id, FinishReason.ERROR, self._refusal))
+
+
+def _load_profile(name: str | None) -> HardwareProfile | None:
+    if name is None:
+        return None
+    return HardwareProfile.load(Path(name)) if name.endswith(".json") else bundled(name)

@@ -112,7 +112,7 @@ class Generator:
         self.controller = controller
         self.tokenizer = tokenizer
         eos = (*controller.model_config.eos_token_ids, tokenizer.eos_token_id)
-        self._eos_token_ids = tuple(dict.fromkeys(token for token in eos if token is not None))
+        self.eos_token_ids = tuple(dict.fromkeys(token for token in eos if token is not None))
 
     def submit(
         self,
@@ -139,7 +139,7 @@ class Generator:
                 slo=options.slo,
                 tenant=options.tenant,
                 strategy=options.strategy,
-                eos_token_ids=self._eos_token_ids,
+                eos_token_ids=self.eos_token_ids,
             )
             for index in range(n)
         ]

@@ -1,6 +1,7 @@
 """A worker's end of the wire: one ZeroMQ DEALER whose identity says who speaks, messages as msgpack."""
 
 import logging
+import time
 
 import msgspec
 import zmq
@@ -39,8 +40,10 @@ class WorkerChannel:
     def receive(self, timeout_s: float) -> list[ToWorker]:
         """Everything that has arrived; waits up to ``timeout_s`` for the first of it."""
         messages: list[ToWorker] = []
-        if timeout_s > 0:
+        if timeout_s >= 1e-3:
             self._socket.poll(round(timeout_s * 1e3))
+        elif timeout_s > 0.0:  # poll counts in milliseconds
+            time.sleep(timeout_s)
         while True:
             try:
                 data = self._socket.recv(zmq.NOBLOCK)

@@ -39,6 +39,7 @@ class Handoff:
     progress_at: float = 0.0  # seconds, when a push last began or ended
     num_bytes: int = 0
     transfer_ms: float = 0.0
+    transport: str = ""  # that carried it (the last one, if one failed on the way)
 
     def __post_init__(self) -> None:
         self.next_block = self.first_block
@@ -86,6 +87,7 @@ class Handoff:
         self.in_flight.remove(result.push_id)
         self.num_bytes += result.num_bytes
         self.transfer_ms += result.transfer_ms
+        self.transport = result.transport or self.destination.transport
         return True
 
 

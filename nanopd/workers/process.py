@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from nanopd.errors import NanoPDError
 from nanopd.kv_transfer.transport import KvSender
 from nanopd.messages import Failed, Hello, Shutdown
 from nanopd.scheduler import Scheduler
+from nanopd.tracing import Recorder, TracedSender
+from nanopd.workers.background import BackgroundExecutor, WatchfulExecutor
 from nanopd.workers.channel import WorkerChannel, identity
 from nanopd.workers.heart import Heart
 from nanopd.workers.options import WorkerOptions
@@ -30,7 +33,8 @@ from nanopd.workers.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-_PUSH_POLL_S = 0.001  # between looks at pushes while the engine has nothing to do
+_PUSH_POLL_S = 0.0001  # between looks at pushes: a fence is noticed that late
+_SWITCH_S = 0.0005  # Python's 5 ms would be a long wait for the threads that carry KV
 _PR_SET_PDEATHSIG = 1
 
 
@@ -41,6 +45,7 @@ class Parts:
     worker: Worker
     hello: Hello
     close: Callable[[], None]
+    watch: Callable[[Callable[[], bool]], None] = lambda meanwhile: None  # see WatchfulExecutor.watch
 
 
 BuildParts = Callable[[WorkerOptions, Clock], Parts]
@@ -55,6 +60,7 @@ def run_worker(options: WorkerOptions, stop: threading.Event, build: BuildParts)
         parts = build(options, clock)
         channel.send(parts.hello)
         with Heart(options, clock) as heart:
+            parts.watch(partial(_look_after_pushes, parts.worker, channel))
             _loop(parts.worker, channel, heart, stop, options.heartbeat_interval_s)
         return 0
     except Exception as error:
@@ -77,13 +83,26 @@ def _loop(worker: Worker, channel: WorkerChannel, heart: Heart, stop: threading.
                 return
             worker.handle(message)
         worker.step()
-        outbox, worker.outbox = worker.outbox, []
-        for reply in outbox:
-            channel.send(reply)
+        _send_outbox(worker, channel)
         if heart.is_due:  # after the outbox: a leg that is not listed has been reported as ended
             heartbeat = worker.heartbeat()
             channel.send(heartbeat)
             heart.beat(heartbeat.stats)
+
+
+def _send_outbox(worker: Worker, channel: WorkerChannel) -> None:
+    outbox, worker.outbox = worker.outbox, []
+    for reply in outbox:
+        channel.send(reply)
+
+
+def _look_after_pushes(worker: Worker, channel: WorkerChannel) -> bool:
+    """While a step runs: a fence that is reached now is told now. False when nothing is being pushed."""
+    if worker.is_pushing:
+        time.sleep(_PUSH_POLL_S)
+        worker.look_at_pushes()
+        _send_outbox(worker, channel)
+    return worker.is_pushing
 
 
 def build_parts(
@@ -93,18 +112,27 @@ def build_parts(
     from nanopd.kv_transfer.checksum import checksum_blocks
     from nanopd.kv_transfer.select import open_endpoint
     from nanopd.model_runner import ModelRunner
+    from nanopd.workers.drafter import build_drafter
 
     config = options.engine
-    endpoint = open_endpoint(options.worker_id, config.device)
+    endpoint = open_endpoint(options.worker_id, config.device, config.transport)
+    drafter = build_drafter(config, clock, options.num_workers_on_device)
     runner = ModelRunner.load(
         config, num_workers_on_device=options.num_workers_on_device, allocate_kv=endpoint.allocate
     )
     pool = runner.kv_cache.pool
-    sender = endpoint.sender(pool)
+    sender: KvSender = endpoint.sender(pool)
+    recorder = None
+    if config.trace_dir is not None:
+        recorder = Recorder(options.worker_id, options.incarnation, str(runner.device))
+        sender = TracedSender(sender, recorder, clock)
     blocks = BlockManager(pool.shape[1], config.cache.block_size, config.cache.enable_prefix_cache)
-    depth = 1 if runner.device.type == "cpu" else 2  # on a GPU the next step is prepared while this one runs
+    on_cpu = runner.device.type == "cpu"
+    background = BackgroundExecutor(runner) if on_cpu else None  # a GPU does its steps in the background anyway
+    executor = WatchfulExecutor(background or runner)
+    depth = 1 if on_cpu or drafter is not None else 2  # on a GPU the next step is prepared while this one runs
     worker = Worker(
-        Engine(Scheduler(config.scheduler, blocks, runner.max_model_len), runner, clock, depth),
+        Engine(Scheduler(config.scheduler, blocks, runner.max_model_len), executor, clock, depth, drafter, recorder),
         wrap_sender(sender) if wrap_sender is not None else sender,
         clock,
         block_size=config.cache.block_size,
@@ -124,10 +152,14 @@ def build_parts(
     )
 
     def close() -> None:
+        if background is not None:
+            background.close()
         sender.close()
         endpoint.close()
+        if recorder is not None and config.trace_dir is not None:
+            recorder.write(config.trace_dir)
 
-    return Parts(worker, hello, close)
+    return Parts(worker, hello, close, executor.watch)
 
 
 def main() -> int:
@@ -135,6 +167,7 @@ def main() -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != options.parent_pid:  # it died before it could take us with it
         return 1
+    sys.setswitchinterval(_SWITCH_S)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda signum, frame: stop.set())

@@ -3,6 +3,7 @@
 Every leg ends with exactly one LegEnded, which promises that nothing of the leg can write any more, here or in a peer's pool.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -33,6 +34,8 @@ from nanopd.messages import (
 from nanopd.request import FinishReason
 from nanopd.workers.handoff import Handoff, handoff_of_push
 from nanopd.workers.legs import OpenLeg, seq_id_of
+
+logger = logging.getLogger(__name__)
 
 MAX_STEPS_PER_HEARTBEAT = 64
 
@@ -90,6 +93,7 @@ class Worker:
                 self._abort(leg)
             case PeerPool(worker_id=worker_id, incarnation=incarnation, handle=handle):
                 self._pools[worker_id, incarnation] = PoolHandle(**handle)  # type: ignore[arg-type]
+                self._meet(self._pools[worker_id, incarnation])
             case PeerLost():
                 self._peer_lost(message)
 
@@ -97,6 +101,10 @@ class Worker:
         """One engine step and a look at the pushes. The inbox has just been read."""
         self._inbox_read_at = self._clock.now()
         self._take(self.engine.step())
+        self.look_at_pushes()
+
+    def look_at_pushes(self) -> None:
+        """Moves hand-offs on whose pushes have ended. Also called while a step runs, so that a fence does not wait for its end."""
         for result in self._sender.poll():
             leg = self._legs.get(handoff_of_push(result.push_id))
             if leg is None or leg.handoff is None or not leg.handoff.ended(result):
@@ -106,6 +114,11 @@ class Worker:
                 self._break_off(leg, FinishReason.ERROR, f"the KV push failed: {result.error}")
             self._settle(leg)
         self._check_pushes()
+
+    def skipped(self, timings: Sequence[StepTiming]) -> None:
+        """For simulations: the engine was brought forward by these steps, of which nobody else need hear."""
+        self._steps.extend(timings)
+        self._inbox_read_at = self._clock.now()
 
     def heartbeat(self) -> Heartbeat:
         """The worker's load, its steps since the last heartbeat, and the legs it has open."""
@@ -178,11 +191,24 @@ class Worker:
                 self._settle(leg)
         self._sender.forget(destination)
 
+    def _meet(self, pool: PoolHandle) -> None:
+        try:
+            self._sender.meet(pool)
+        except TransferError as error:  # pushes to it will say so again, each to its own request
+            logger.warning("%s", error)
+
     # ---- what the engine reports
 
     def _take(self, report: StepReport) -> None:
         deltas = tuple(
-            TokenDelta(self._legs[out.seq_id].leg, out.first_index, out.token_ids, out.logprobs, out.prompt_logprobs)
+            TokenDelta(
+                self._legs[out.seq_id].leg,
+                out.first_index,
+                out.token_ids,
+                out.logprobs,
+                out.prompt_logprobs,
+                out.hypotheses,
+            )
             for out in report.outputs
             if out.token_ids and out.seq_id in self._legs
         )
@@ -296,7 +322,7 @@ class Worker:
             num_bytes=handoff.num_bytes,
             transfer_ms=handoff.transfer_ms,
             exposed_ms=(self._clock.now() - first_token_at) * 1e3,
-            transport=handoff.destination.transport,
+            transport=handoff.transport or handoff.destination.transport,
             checksum=self._checksum(handoff.source_ids) if self._checksum is not None else None,
         )
 

@@ -99,6 +99,17 @@ def test_shared_memory_refuses_blocks_of_another_size():
     sender.close()
 
 
+def test_a_pool_on_a_gpu_is_out_of_reach():
+    end = SharedMemoryEndpoint("a")
+    sender = end.sender(make_pool(end, 4))
+    handle = replace(
+        end.export(make_pool(SharedMemoryEndpoint("b"), 4)), transport="cuda", name="nanopd-kv-x", device="cuda:0"
+    )
+    with pytest.raises(TransferError, match="does not reach"):
+        sender.push("p", handle, [0], [1])
+    sender.close()
+
+
 def test_a_cancelled_push_is_still_reported():
     a = SharedMemoryEndpoint("a")
     num_blocks = 4096
