@@ -42,11 +42,19 @@ class SeqSlice(msgspec.Struct, frozen=True, gc=False):
     logprob_targets: Sequence[
         int
     ] = ()  # the prompt token that follows each fed position (may be one shorter at the prompt's end)
+    verify: tuple[
+        SampleSpec, ...
+    ] = ()  # the last len(verify) fed tokens are a draft: how the model draws in their places
 
     @property
     def end(self) -> int:
         """Context length once the step has run."""
         return self.start + self.num_tokens
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens sampled: one after each of the last ``num_rows`` fed positions, in their order."""
+        return 0 if self.sample is None else 1 + len(self.verify)
 
     @property
     def is_decode(self) -> bool:
@@ -75,7 +83,7 @@ class Batch:
 
 @dataclass(slots=True)
 class StepResult:
-    """What a step produced. Row i belongs to the i-th slice that has a ``sample``."""
+    """What a step produced. Rows are numbered in slice order: ``SeqSlice.num_rows`` for each."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]

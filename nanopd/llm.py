@@ -1,23 +1,26 @@
 """nanopd as a library: ``LLM`` for scripts, ``AsyncLLM`` for programs that stream."""
 
 import asyncio
-import threading
+import functools
 import weakref
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nanopd.cluster.events import RequestReport
 from nanopd.config.options import build_configs
 from nanopd.errors import InvalidRequestError
-from nanopd.request import FinishReason, SamplingParams, Strategy, TokenLogprobs
+from nanopd.request import BeamParams, FinishReason, SamplingParams, Strategy, TokenLogprobs
+from nanopd.runtime.beams import beam_search
 from nanopd.runtime.completion import Completion, collect_all
 from nanopd.runtime.controller import Controller
 from nanopd.runtime.generation import ChoiceDelta, GenerationOptions, Generator, raise_if_failed
 from nanopd.runtime.launcher import InProcessLauncher, Launcher, LocalProcessLauncher
+from nanopd.runtime.loop_thread import LoopThread
 from nanopd.tokenizer import Tokenizer, load_tokenizer
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Prompt = str | Sequence[int]  # a text, or token ids
 Messages = Sequence[Mapping[str, Any]]  # one conversation: {"role": ..., "content": ...}
@@ -154,22 +157,12 @@ class AsyncLLM:
             raise InvalidRequestError(
                 f"sampling must be one, or one for each of {len(batch)} prompts, got {len(each)}", "sampling"
             )
-        free_places = asyncio.Semaphore(
-            max(1, self._max_in_flight // n)
-        )  # a batch of any size waits here instead of being refused
 
-        async def one(prompt: Prompt, params: SamplingParams) -> RequestOutput:
-            token_ids = self._encode(prompt)
-            async with free_places:
-                (choices,) = await collect_all([self._generator.submit(token_ids, params, n=n, options=options)])
-            return RequestOutput(prompt if isinstance(prompt, str) else None, tuple(token_ids), tuple(choices))
+        async def answer(index: int, token_ids: Sequence[int]) -> list[Completion]:
+            (choices,) = await collect_all([self._generator.submit(token_ids, each[index], n=n, options=options)])
+            return choices
 
-        tasks = [asyncio.ensure_future(one(prompt, params)) for prompt, params in zip(batch, each, strict=True)]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await self._each(batch, n, answer)
 
     async def chat(
         self,
@@ -186,8 +179,77 @@ class AsyncLLM:
         prompts = [self.tokenizer.encode_chat(messages) for messages in several]
         return await self.generate(prompts, sampling or SamplingParams(max_tokens=None), n=n, options=options)
 
+    async def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        width: int = 4,
+        max_tokens: int = 16,
+        *,
+        length_penalty: float = 1.0,
+        early_stopping: str = "heuristic",
+        ignore_eos: bool = False,
+        options: GenerationOptions | None = None,
+    ) -> list[RequestOutput]:
+        """The ``width`` best continuations of each prompt as its ``choices``, best first, each with ``score`` and ``logprob``.
+
+        What the other parameters mean is told in ``decoding.beam_search``. Raises as ``generate`` does.
+        """
+        params = BeamParams(width, length_penalty, early_stopping)
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=ignore_eos)
+        return await self._each(
+            _prompts(prompts),
+            1,
+            lambda _, token_ids: beam_search(self._generator, token_ids, params, sampling, options),
+        )
+
+    async def _each(
+        self,
+        prompts: Sequence[Prompt],
+        num_requests: int,
+        answer: Callable[[int, Sequence[int]], Awaitable[list[Completion]]],
+    ) -> list[RequestOutput]:
+        """``answer(index, token ids)`` of every prompt, each of which takes ``num_requests`` places in the queue. The first error ends all."""
+        places = asyncio.Semaphore(
+            max(1, self._max_in_flight // num_requests)
+        )  # many wait here instead of being refused
+
+        async def one(index: int, prompt: Prompt) -> RequestOutput:
+            token_ids = self._encode(prompt)
+            async with places:
+                choices = await answer(index, token_ids)
+            return RequestOutput(prompt if isinstance(prompt, str) else None, tuple(token_ids), tuple(choices))
+
+        tasks = [asyncio.ensure_future(one(index, prompt)) for index, prompt in enumerate(prompts)]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
     def _encode(self, prompt: Prompt) -> Sequence[int]:
         return self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+
+
+def _waiting(method: Callable[Concatenate[AsyncLLM, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate["LLM", P], T]:
+    """The same method for callers who wait."""
+
+    @functools.wraps(method)
+    def wait(self: "LLM", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._loop.run(method(self._async, *args, **kwargs))
+
+    return wait
+
+
+def _iterating(
+    method: Callable[Concatenate[AsyncLLM, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate["LLM", P], Iterator[T]]:
+    """The same method for callers without an event loop."""
+
+    @functools.wraps(method)
+    def iterate(self: "LLM", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._loop.iterate(method(self._async, *args, **kwargs))
+
+    return iterate
 
 
 class LLM:
@@ -210,7 +272,7 @@ class LLM:
     ) -> None:
         """See AsyncLLM. The workers are ready when this returns. Raises WorkerError if one cannot start."""
         self._async = AsyncLLM(model, workers, strategy, launcher=launcher, **options)
-        self._loop = _LoopThread()
+        self._loop = LoopThread()
         self._finalizer = weakref.finalize(
             self, _shut_down, self._async, self._loop
         )  # also at exit, if nobody closed it
@@ -224,49 +286,11 @@ class LLM:
     def tokenizer(self) -> Tokenizer:
         return self._async.tokenizer
 
-    def generate(
-        self,
-        prompts: Prompt | Sequence[Prompt],
-        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
-        *,
-        n: int = 1,
-        options: GenerationOptions | None = None,
-    ) -> list[RequestOutput]:
-        """See AsyncLLM.generate."""
-        return self._loop.run(self._async.generate(prompts, sampling, n=n, options=options))
-
-    def chat(
-        self,
-        conversations: Messages | Sequence[Messages],
-        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
-        *,
-        n: int = 1,
-        options: GenerationOptions | None = None,
-    ) -> list[RequestOutput]:
-        """See AsyncLLM.chat."""
-        return self._loop.run(self._async.chat(conversations, sampling, n=n, options=options))
-
-    def stream(
-        self,
-        prompt: Prompt,
-        sampling: SamplingParams | None = None,
-        *,
-        n: int = 1,
-        options: GenerationOptions | None = None,
-    ) -> Iterator[ChoiceDelta]:
-        """See AsyncLLM.stream."""
-        return self._loop.iterate(self._async.stream(prompt, sampling, n=n, options=options))
-
-    def stream_chat(
-        self,
-        messages: Messages,
-        sampling: SamplingParams | None = None,
-        *,
-        n: int = 1,
-        options: GenerationOptions | None = None,
-    ) -> Iterator[ChoiceDelta]:
-        """See AsyncLLM.stream_chat."""
-        return self._loop.iterate(self._async.stream_chat(messages, sampling, n=n, options=options))
+    generate = _waiting(AsyncLLM.generate)
+    chat = _waiting(AsyncLLM.chat)
+    beam_search = _waiting(AsyncLLM.beam_search)
+    stream = _iterating(AsyncLLM.stream)
+    stream_chat = _iterating(AsyncLLM.stream_chat)
 
     def close(self) -> None:
         """Ends the workers. Safe to call more than once."""
@@ -288,43 +312,8 @@ def _prompts(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
     return prompts  # type: ignore[return-value]
 
 
-def _shut_down(llm: AsyncLLM, loop: "_LoopThread") -> None:
+def _shut_down(llm: AsyncLLM, loop: LoopThread) -> None:
     try:
         loop.run(llm.close())
     finally:
         loop.stop()
-
-
-class _LoopThread:
-    """An event loop on a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="nanopd-loop", daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs it there and waits; Ctrl-C here cancels it there."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
-        """Iterates there; leaving early closes it there."""
-
-        async def next_item() -> T | None:
-            return await anext(items, None)
-
-        try:
-            while (item := self.run(next_item())) is not None:
-                yield item
-        finally:
-            self.run(items.aclose())
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()

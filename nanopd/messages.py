@@ -22,7 +22,7 @@ from enum import StrEnum
 
 import msgspec
 
-from nanopd.request import FinishReason, Request, TokenLogprobs
+from nanopd.request import FinishReason, Hypothesis, Request, TokenLogprobs
 
 
 class Leg(msgspec.Struct, frozen=True):
@@ -133,6 +133,7 @@ class TokenDelta(msgspec.Struct, frozen=True):
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs | None, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None  # with the first token, when asked for
+    hypotheses: tuple[Hypothesis, ...] = ()  # of a beam search, best first: token_ids are those of the first
 
 
 class TokensOut(_Message, frozen=True):
@@ -149,6 +150,8 @@ class LegTimes(msgspec.Struct, frozen=True):
     decode_ms: float = 0.0  # from the first token (or Start) to the end
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    num_draft_tokens: int = 0  # guessed and verified (speculative decoding)
+    num_accepted_tokens: int = 0  # of those, the ones that were right
 
 
 class KvPushed(_Message, frozen=True):
@@ -190,6 +193,8 @@ class WorkerStats(msgspec.Struct, frozen=True):
     num_preemptions: int = 0
     prefix_hit_tokens: int = 0
     prefix_query_tokens: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class StepTiming(msgspec.Struct, frozen=True):

@@ -102,6 +102,28 @@ class Slo:
     tpot_ms: float | None = None
 
 
+EARLY_STOPPING = ("heuristic", "first", "never")
+
+
+@dataclass(frozen=True, slots=True)
+class BeamParams:
+    """Beam search instead of sampling; the rules are told in ``decoding.beam_search``. Of SamplingParams only the stop conditions count then."""
+
+    width: int = 4  # beams kept, and hypotheses returned
+    length_penalty: float = 1.0  # a hypothesis scores logprob / length ** length_penalty: above 0 favours long ones
+    early_stopping: str = "heuristic"  # one of EARLY_STOPPING
+
+    def __post_init__(self) -> None:
+        _check(1 <= self.width <= MAX_LOGPROBS, "width", f"between 1 and {MAX_LOGPROBS}", self.width)
+        _check(-10.0 <= self.length_penalty <= 10.0, "length_penalty", "in [-10, 10]", self.length_penalty)
+        _check(
+            self.early_stopping in EARLY_STOPPING,
+            "early_stopping",
+            f"one of {', '.join(EARLY_STOPPING)}",
+            self.early_stopping,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One accepted request: token ids in, at most ``sampling.max_tokens`` token ids out.
@@ -118,6 +140,7 @@ class Request:
     tenant: str = ""  # class key of the output-length predictor (API key, system-prompt hash)
     strategy: Strategy | None = None  # None: the server's
     eos_token_ids: tuple[int, ...] = ()
+    beam: BeamParams | None = None  # None: sample
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -145,3 +168,13 @@ class TokenLogprobs:
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most probable first
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A finished continuation found by beam search."""
+
+    token_ids: tuple[int, ...]  # the stop token included
+    logprob: float  # of all of them, from the raw logits
+    score: float  # logprob / len(token_ids) ** length_penalty
+    finish_reason: FinishReason

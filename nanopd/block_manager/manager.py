@@ -69,8 +69,9 @@ class BlockManager:
         if not self.enable_prefix_cache or num_full <= table.num_registered:
             return
         extend_chain(chain, token_ids, num_full, self.block_size, self._salt)
+        register = self.pool.register
         for index in range(table.num_registered, num_full):
-            self.pool.register(table.ids[index], chain[index])
+            register(table.ids[index], chain[index])
         table.num_registered = num_full
 
     # ---- tables
@@ -85,7 +86,7 @@ class BlockManager:
         for block in prefix:  # before taking any: they must not be evicted
             self.pool.share(block)
         ids = array(BLOCK_TABLE_TYPECODE, prefix)
-        ids.extend(self.pool.take() for _ in range(self.blocks_for(num_tokens) - len(prefix)))
+        ids.extend([self.pool.take() for _ in range(self.blocks_for(num_tokens) - len(prefix))])
         return BlockTable(ids, num_registered=len(prefix))
 
     def is_writable(self, table: BlockTable, position: int) -> bool:
@@ -94,14 +95,14 @@ class BlockManager:
         if index >= len(table.ids):
             return False
         block = table.ids[index]
-        return self.pool.refs[block] == 1 and self.pool.hash_of[block] is None
+        return self.pool.refs[block] == 1 and block not in self.pool.hash_of
 
-    def can_write(self, table: BlockTable, start: int, end: int) -> bool:
-        """Whether ``prepare_write`` of positions [start, end) would find the blocks it needs."""
+    def can_write(self, table: BlockTable, start: int, end: int, headroom: int = 0) -> bool:
+        """Whether ``prepare_write`` of positions [start, end) would leave ``headroom`` blocks available."""
         refs = self.pool.refs
         num_shared = sum(refs[block] > 1 for block in table.ids[start // self.block_size : self.blocks_for(end)])
         num_new = max(self.blocks_for(end) - len(table.ids), 0)
-        return num_shared + num_new <= self.pool.num_available
+        return num_shared + num_new + headroom <= self.pool.num_available
 
     def prepare_write(self, table: BlockTable, start: int, end: int) -> list[tuple[int, int]]:
         """Makes positions [start, end) writable: appends blocks, and replaces shared ones by fresh ones (copy-on-write).

@@ -24,8 +24,9 @@ class BlockPool:
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self.refs = array("i", bytes(4 * num_blocks))  # owners of each block
-        self.hash_of: list[bytes | None] = [None] * num_blocks  # prefix hash of a registered block
-        self._free = list(range(num_blocks - 1, -1, -1))  # a stack: the block freed last is the warmest
+        self.hash_of: dict[int, bytes] = {}  # prefix hash of a registered block
+        self._free: list[int] = []  # a stack: the block freed last is the warmest
+        self._num_used = 0  # blocks from here on were never taken; they come after the freed ones
         self._cached: OrderedDict[int, None] = OrderedDict()  # registered, without owner; least recently used first
         self._block_of: dict[bytes, int] = {}
         self._fenced: dict[int, int] = {}  # block without owner -> last step that may touch it
@@ -38,7 +39,7 @@ class BlockPool:
     @property
     def num_available(self) -> int:
         """Blocks that ``take`` can hand out now: free or evictable."""
-        return len(self._free) + len(self._cached)
+        return len(self._free) + self.num_blocks - self._num_used + len(self._cached)
 
     @property
     def num_cached(self) -> int:
@@ -59,6 +60,9 @@ class BlockPool:
         """A block with one owner and unknown content. The caller has checked ``num_available``."""
         if self._free:
             block = self._free.pop()
+        elif self._num_used < self.num_blocks:
+            block = self._num_used
+            self._num_used += 1
         else:
             assert self._cached, "no block is available"
             block, _ = self._cached.popitem(last=False)
@@ -87,7 +91,7 @@ class BlockPool:
             self._make_available(block)
 
     def _make_available(self, block: int) -> None:
-        if self.hash_of[block] is None:
+        if block not in self.hash_of:
             self._free.append(block)
         else:
             self._cached[block] = None
@@ -113,6 +117,12 @@ class BlockPool:
                 del self._fenced[block]
                 self._make_available(block)
 
+    def skip_fences(self, num_steps: int) -> None:
+        """As many steps were submitted and have run as one after another; nothing was released meanwhile."""
+        assert not self._fenced and not self._copy_sources
+        self._last_opened += num_steps
+        self._last_closed += num_steps
+
     # ---- known content
 
     def lookup(self, prefix_hash: bytes) -> int | None:
@@ -122,31 +132,30 @@ class BlockPool:
     def register(self, block: int, prefix_hash: bytes) -> None:
         """The owned ``block`` now holds this content for good. A second block of equal content stays unknown."""
         assert self.refs[block] > 0, f"block {block} was registered without owner"
-        if prefix_hash not in self._block_of and self.hash_of[block] is None:
+        if prefix_hash not in self._block_of and block not in self.hash_of:
             self._block_of[prefix_hash] = block
             self.hash_of[block] = prefix_hash
 
     def unregister(self, block: int) -> None:
         """The content of ``block`` is about to change."""
-        prefix_hash = self.hash_of[block]
+        prefix_hash = self.hash_of.pop(block, None)
         if prefix_hash is not None:
             del self._block_of[prefix_hash]
-            self.hash_of[block] = None
 
     # ---- invariant
 
     def check(self) -> None:
         """Asserts that free + owned + cached = total, each block in one place, and that the cache's two maps agree."""
-        free, cached = set(self._free), set(self._cached)
+        free, cached = {*self._free, *range(self._num_used, self.num_blocks)}, set(self._cached)
         fenced = set(self._fenced)
         owned = {block for block in range(self.num_blocks) if self.refs[block] > 0}
-        assert len(free) == len(self._free), "a block is free twice"
+        assert len(free) == len(self._free) + self.num_blocks - self._num_used, "a block is free twice"
         assert all(fence > self._last_closed for fence in self._fenced.values()), "a fence outlived its step"
         total = len(free) + len(cached) + len(fenced) + len(owned)
         assert total == self.num_blocks == len(free | cached | fenced | owned), (
             f"free + owned + cached = {total}, expected {self.num_blocks}"
         )
         assert all(refs >= 0 for refs in self.refs)
-        assert all(self.hash_of[block] is None for block in free)
-        assert all(self.hash_of[block] is not None for block in cached)
-        assert self._block_of == {h: block for block, h in enumerate(self.hash_of) if h is not None}
+        assert not any(block in self.hash_of for block in free)
+        assert all(block in self.hash_of for block in cached)
+        assert self._block_of == {h: block for block, h in self.hash_of.items()}

@@ -14,7 +14,8 @@ def extend_chain(chain: list[bytes], token_ids: array, num_blocks: int, block_si
     """Appends hashes to ``chain`` until it names the first ``num_blocks`` blocks of ``token_ids`` (int32)."""
     assert num_blocks * block_size <= len(token_ids), "a block can be named only when all its token ids are known"
     parent = chain[-1] if chain else salt
-    for index in range(len(chain), num_blocks):
-        block = token_ids[index * block_size : (index + 1) * block_size]
-        parent = blake2b(parent + block.tobytes(), digest_size=DIGEST_SIZE).digest()
+    width = block_size * token_ids.itemsize
+    tokens = token_ids[len(chain) * block_size : num_blocks * block_size].tobytes()
+    for start in range(0, len(tokens), width):
+        parent = blake2b(parent + tokens[start : start + width], digest_size=DIGEST_SIZE).digest()
         chain.append(parent)

@@ -21,6 +21,7 @@ from nanopd.cluster.events import (
     WorkerLost,
     WorkerMessage,
 )
+from nanopd.cluster.handoff_graph import HandoffGraph
 from nanopd.cluster.leg_book import LegBook, LegKind, OpenLeg
 from nanopd.cluster.reconcile import reconcile
 from nanopd.cluster.registry import Registry
@@ -58,6 +59,7 @@ class CentralScheduler:
         self._requests: dict[str, TrackedRequest] = {}
         self._queued: deque[str] = deque()
         self._legs = LegBook()
+        self._handoffs = HandoffGraph()
         self._deadlines = Deadlines()
         self._commands: list[Command] = []
         self._now = 0.0
@@ -103,6 +105,11 @@ class CentralScheduler:
         return len(self._requests)
 
     @property
+    def num_queued(self) -> int:
+        """Of those, the ones that wait for a plan."""
+        return len(self._queued)
+
+    @property
     def num_open_legs(self) -> int:
         return len(self._legs)
 
@@ -132,16 +139,21 @@ class CentralScheduler:
             self._queued.append(tracked.request.request_id)
             self._deadlines.add(self._now + self.config.queue_timeout_s, Wait.PLAN, leg=tracked.leg)
             return
-        tracked.begin_attempt(decision)
-        self._count_attempt(tracked, strategy)
-        chosen, output = decision.chosen, tuple(tracked.output)
+        planned = self._handoffs.without_circle(decision)
+        if planned is not decision:
+            self.counters.count(self.counters.fallbacks, "circle")
+        tracked.begin_attempt(planned)
+        fell_back = strategy is Strategy.DISAGGREGATED or strategy is not tracked.strategy
+        self.counters.count_attempt(planned.chosen.path, tracked.attempt, fell_back)
+        chosen, output = planned.chosen, tuple(tracked.output)
         if chosen.path == "collocated":
             self._open_leg(tracked, LegKind.LOCAL, chosen.decode_worker)
-            self._send(chosen.decode_worker, RunLocal(tracked.leg, tracked.request, output))
+            self._send(chosen.decode_worker, RunLocal(tracked.leg, tracked.planned, output))
             tracked.enter(RequestState.LOCAL, self._now, f"on {chosen.decode_worker}")
         else:
+            self._handoffs.open(tracked.request.request_id, chosen.prefill_worker, chosen.decode_worker)
             self._open_leg(tracked, LegKind.DECODE, chosen.decode_worker)
-            self._send(chosen.decode_worker, Reserve(tracked.leg, tracked.request, output))
+            self._send(chosen.decode_worker, Reserve(tracked.leg, tracked.planned, output))
             tracked.enter(RequestState.RESERVING, self._now, f"on {chosen.decode_worker}")
             self._deadlines.add(self._now + self.config.reserve_timeout_s, Wait.RESERVE, leg=tracked.leg)
 
@@ -187,6 +199,7 @@ class CentralScheduler:
         self.workers.leg_closed(entry)
 
     def _abort_legs(self, tracked: TrackedRequest) -> None:
+        self._handoffs.close(tracked.request.request_id)
         for entry in tracked.legs:
             self._carry_out(self._legs.abort(entry, self._now))
 
@@ -245,16 +258,7 @@ class CentralScheduler:
             self._retry(tracked, f"{prefiller.worker_id} was lost before the prefill began")
             return
         self._open_leg(tracked, LegKind.PREFILL, prefiller.worker_id, fills=entry)
-        prefill = Prefill(
-            leg=message.leg,
-            request=tracked.request,
-            destination_worker=worker.worker_id,
-            destination_incarnation=worker.incarnation,
-            block_ids=message.block_ids,
-            num_resident_tokens=message.num_resident_tokens,
-            output_token_ids=tuple(tracked.output),
-        )
-        self._send(prefiller.worker_id, prefill)
+        self._send(prefiller.worker_id, tracked.prefill(message, worker.worker_id, worker.incarnation))
         tracked.enter(RequestState.PREFILLING, self._now, f"on {prefiller.worker_id}")
 
     def _tokens(self, worker: WorkerView, delta: TokenDelta) -> None:
@@ -266,16 +270,16 @@ class CentralScheduler:
         if delta.first_index > expected:
             self._retry(tracked, f"tokens {expected}..{delta.first_index - 1} from {worker.worker_id} were lost")
             return
-        known = expected - delta.first_index
-        if known >= len(delta.token_ids):
+        news = tracked.news_of(delta)
+        if news is None:
             return  # a duplicate
-        if known or (expected and delta.prompt_logprobs is not None):
-            delta = TokenDelta(delta.leg, expected, delta.token_ids[known:], delta.logprobs[known:])
+        delta = news
         tracked.take_tokens(delta.token_ids, self._now)
         self.counters.output_tokens += len(delta.token_ids)
         self.workers.leg_sampled(entry, len(delta.token_ids), self._now)
         self._commands.append(EmitTokens(tracked.request.request_id, delta))
-        self._start_decode_if_ready(tracked)
+        if tracked.state is RequestState.PREFILLING:
+            self._start_decode_if_ready(tracked)
 
     def _kv_pushed(self, worker: WorkerView, message: KvPushed) -> None:
         entry = self._legs.get(worker.worker_id, worker.incarnation, message.leg)
@@ -294,6 +298,7 @@ class CentralScheduler:
             return
         worker_id = tracked.decision.chosen.decode_worker
         self._send(worker_id, Start(tracked.leg, tracked.output[-1], tracked.pushed.checksum))
+        self._handoffs.close(tracked.request.request_id)
         tracked.started_at = self._now
         tracked.enter(RequestState.DECODING, self._now, f"on {worker_id}")
 
@@ -305,10 +310,7 @@ class CentralScheduler:
         self._close_leg(entry)
         if tracked is None:
             return
-        if entry.kind is LegKind.DECODE:
-            tracked.decode_times = message.times
-        else:
-            tracked.prefill_times = message.times
+        tracked.take_times(entry.kind, message.times)
         if message.error is not None or message.reason is FinishReason.ERROR:
             self._retry(tracked, message.error or f"{worker.worker_id} failed", avoid=worker.worker_id)
         elif message.reason in (FinishReason.STOP, FinishReason.LENGTH):
@@ -341,18 +343,12 @@ class CentralScheduler:
         self.counters.worker_losses += 1
         lost = self._legs.of_worker(event.worker_id, event.incarnation)
         affected = [t for entry in lost if (t := self._tracked(entry)) is not None]
-        affected += [
-            t for t in self._requests.values() if self._waits_for_prefiller(t, event.worker_id) and t not in affected
-        ]
+        affected += [t for t in self._requests.values() if t.waits_to_prefill_on(event.worker_id) and t not in affected]
         for entry in lost:
             if entry.is_open:
                 self._close_leg(entry)
         for tracked in affected:
             self._retry(tracked, f"{event.worker_id} was lost")
-
-    @staticmethod
-    def _waits_for_prefiller(tracked: TrackedRequest, worker_id: str) -> bool:
-        return tracked.state is RequestState.RESERVING and tracked.decision.chosen.prefill_worker == worker_id
 
     def _await_heartbeat(self, worker: WorkerView) -> None:
         when = self.workers.heard_at(worker) + self.config.heartbeat_timeout_s
@@ -397,11 +393,3 @@ class CentralScheduler:
 
     def _send(self, worker_id: str, message: RunLocal | Reserve | Prefill | Start) -> None:
         self._commands.append(Send(worker_id, self.workers[worker_id].incarnation, message))
-
-    def _count_attempt(self, tracked: TrackedRequest, strategy: Strategy) -> None:
-        path = tracked.decision.chosen.path
-        self.counters.count(self.counters.paths, path)
-        if tracked.attempt > 0:
-            self.counters.count(self.counters.fallbacks, "retry")
-        if path == "collocated" and (strategy is Strategy.DISAGGREGATED or strategy is not tracked.strategy):
-            self.counters.count(self.counters.fallbacks, "collocated")

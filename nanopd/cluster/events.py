@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from nanopd.config import Role
 from nanopd.messages import FromWorker, LegTimes, TokenDelta, ToWorker
 from nanopd.request import FinishReason, Request
@@ -72,9 +74,8 @@ class Send:
     message: ToWorker
 
 
-@dataclass(frozen=True, slots=True)
-class EmitTokens:
-    """Hand new tokens to the client's stream; indexes never repeat and never skip."""
+class EmitTokens(msgspec.Struct, frozen=True, gc=False):
+    """Hand new tokens to the client's stream; indexes never repeat and never skip. A struct: one for every token."""
 
     request_id: str
     delta: TokenDelta

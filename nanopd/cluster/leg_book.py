@@ -58,7 +58,8 @@ class LegBook:
         return entry
 
     def get(self, worker_id: str, incarnation: int, leg: Leg) -> OpenLeg | None:
-        return self._open.get((worker_id, incarnation), {}).get(leg)
+        legs = self._open.get((worker_id, incarnation))
+        return legs.get(leg) if legs is not None else None
 
     def of_worker(self, worker_id: str, incarnation: int) -> list[OpenLeg]:
         return list(self._open.get((worker_id, incarnation), {}).values())

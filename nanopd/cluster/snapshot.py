@@ -45,7 +45,7 @@ class Counters:
     paths: dict[str, int] = field(default_factory=dict)  # attempts by path
     fallbacks: dict[str, int] = field(
         default_factory=dict
-    )  # by cause: attempts beyond the first, collocated instead of disaggregated
+    )  # by cause: attempts beyond the first, collocated instead of disaggregated, hand-offs that would close a circle
     handoffs: int = 0
     transfer_bytes: int = 0
     transfer_ms: float = 0.0
@@ -55,6 +55,14 @@ class Counters:
 
     def count(self, table: dict[str, int], key: str) -> None:
         table[key] = table.get(key, 0) + 1
+
+    def count_attempt(self, path: str, attempt: int, fell_back: bool) -> None:
+        """``fell_back``: collocated would not be what the request asked for."""
+        self.count(self.paths, path)
+        if attempt > 0:
+            self.count(self.fallbacks, "retry")
+        if path == "collocated" and fell_back:
+            self.count(self.fallbacks, "collocated")
 
 
 @dataclass(frozen=True, slots=True)

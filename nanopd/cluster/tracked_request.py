@@ -7,12 +7,12 @@ r"""One accepted request, from arrival to its only end.
     any unfinished state --> (a leg is lost) --> next attempt, from the tokens already streamed
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from nanopd.cluster.events import RequestReport
-from nanopd.cluster.leg_book import OpenLeg
-from nanopd.messages import KvPushed, Leg, LegTimes
+from nanopd.cluster.leg_book import LegKind, OpenLeg
+from nanopd.messages import KvPushed, Leg, LegTimes, Prefill, Reserved, TokenDelta
 from nanopd.request import Request, Strategy
 from nanopd.router.plan import Candidate, Decision
 
@@ -63,10 +63,30 @@ class TrackedRequest:
         """Whether the decode worker may go on: the first token and the fence have both arrived."""
         return self.state is RequestState.PREFILLING and self.pushed is not None and self.sampled_in_attempt > 0
 
+    def waits_to_prefill_on(self, worker_id: str) -> bool:
+        """Whether the reservation is not answered yet and ``worker_id`` is to compute the prompt."""
+        return self.state is RequestState.RESERVING and self.decision.chosen.prefill_worker == worker_id
+
+    def news_of(self, delta: TokenDelta) -> TokenDelta | None:
+        """The part of ``delta`` that the client does not have; None if it has all. Nothing before it may be missing."""
+        expected = len(self.output)
+        known = expected - delta.first_index
+        if known >= len(delta.token_ids):
+            return None
+        if known or (expected and delta.prompt_logprobs is not None):
+            return TokenDelta(delta.leg, expected, delta.token_ids[known:], delta.logprobs[known:])
+        return delta
+
     def enter(self, state: RequestState, now: float, note: str = "") -> None:
         """Moves to ``state`` and writes it into the timeline."""
         self.state = state
         self.timeline.append((now - self.arrived, f"{state.value} {note}".rstrip()))
+
+    @property
+    def planned(self) -> Request:
+        """The request as its workers get it: with the place in their queues that the plan gives it."""
+        priority = self.decision.priority
+        return self.request if priority is None else replace(self.request, priority=priority)
 
     def begin_attempt(self, decision: Decision) -> None:
         self.attempt += 1
@@ -75,6 +95,25 @@ class TrackedRequest:
         self.sampled_in_attempt = 0
         self.pushed = None
         self.started_at = None
+
+    def prefill(self, reserved: Reserved, decode_worker: str, incarnation: int) -> Prefill:
+        """What the prefill worker is told once ``decode_worker`` has set blocks aside."""
+        return Prefill(
+            leg=reserved.leg,
+            request=self.planned,
+            destination_worker=decode_worker,
+            destination_incarnation=incarnation,
+            block_ids=reserved.block_ids,
+            num_resident_tokens=reserved.num_resident_tokens,
+            output_token_ids=tuple(self.output),
+        )
+
+    def take_times(self, kind: LegKind, times: LegTimes) -> None:
+        """Notes where a leg's time went."""
+        if kind is LegKind.DECODE:
+            self.decode_times = times
+        else:
+            self.prefill_times = times
 
     def take_tokens(self, token_ids: tuple[int, ...], now: float) -> None:
         """Notes tokens that go to the client."""

@@ -10,6 +10,7 @@ Batches are read at ``submit`` and run when their result is asked for, as late a
 from array import array
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from zlib import crc32
 
 from nanopd.batch import Batch, SampleSpec, SeqSlice, StepResult
@@ -78,13 +79,22 @@ class ScriptedExecutor:
         ):  # stored first: a step's writes must not collide
             context = self._read(table, end)
             self._logprobs(piece, context, result)
-            if piece.sample is not None:
-                token = scripted_token(context, piece.sample, self.vocab_size)
+            specs = () if piece.sample is None else (*piece.verify, piece.sample)
+            for end, spec in enumerate(specs, piece.end - len(specs) + 1):
+                token = scripted_token(context[:end], spec, self.vocab_size)
                 result.token_ids.append(token)
-                wants = piece.sample.params.logprobs is not None
-                result.logprobs.append(scripted_logprob(context, token) if wants else None)
+                result.logprobs.append(self._logprob(context[:end], token, spec.params.logprobs))
         self._last_tokens = result.token_ids
         return result
+
+    def _logprob(self, context: list[int], token: int, num_top: int | None) -> TokenLogprobs | None:
+        if num_top is None:
+            return None
+        entry = scripted_logprob(context, token)
+        if num_top == 0:
+            return entry
+        every = [(other, scripted_logprob(context, other).logprob) for other in range(self.vocab_size)]
+        return replace(entry, top=tuple(sorted(every, key=lambda pair: -pair[1])[:num_top]))
 
     def _slot(self, table: array, position: int) -> int:
         return table[position // self.block_size] * self.block_size + position % self.block_size

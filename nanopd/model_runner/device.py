@@ -37,6 +37,12 @@ def resolve_dtype(name: str, device: torch.device) -> str:
     return "bfloat16" if cpu_multiplies_bf16() else "float32"
 
 
+def sum_products_in_float32() -> None:
+    """For this process: by torch's default cuBLAS may add the parts of a product that is split along its inner dimension in 16 bits."""
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
 def set_cpu_threads(config: EngineConfig, num_workers_on_device: int) -> None:
     """CPU workers share the cores among them; torch's default would give every worker all of them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

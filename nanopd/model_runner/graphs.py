@@ -29,7 +29,7 @@ class DecodeGraphs:
         largest = self._sizes[-1]
         self._decoder, self._kv_cache = decoder, kv_cache
         self._inputs = DecodeInputs(largest, max_num_seqs, max_model_len, kv_cache.block_size, device)
-        self._logits_BV = torch.empty(largest, decoder.config.vocab_size, dtype=decoder.lm_head.dtype, device=device)
+        self._logits_BV = torch.empty(largest, decoder.config.vocab_size, dtype=torch.float32, device=device)
         self._pool = torch.cuda.graph_pool_handle()
         main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         side.wait_stream(main)
@@ -50,7 +50,7 @@ class DecodeGraphs:
         )
 
     def run(self, batch: Batch) -> torch.Tensor:
-        """Raw logits [n, V], a view that the next step overwrites."""
+        """Raw logits, float32 [n, V], a view that the next step overwrites."""
         num_seqs = len(batch.slices)
         size = next(size for size in self._sizes if size >= num_seqs)
         self._inputs.load(batch, size)

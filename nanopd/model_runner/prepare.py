@@ -42,7 +42,6 @@ def prepare(batch: Batch, block_size: int, device: torch.device) -> StepTensors:
     positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(ends - cu_q_lens[1:], lens)
     slots = tables[seq_of_token, positions // block_size] * block_size + positions % block_size
     token_ids, previous_rows = _token_ids(batch, cu_q_lens)
-    sampled = np.array([s.sample is not None for s in slices], dtype=bool)
     pieces = (
         token_ids,
         token_ids[:0] if previous_rows is None else previous_rows,
@@ -51,7 +50,7 @@ def prepare(batch: Batch, block_size: int, device: torch.device) -> StepTensors:
         cu_q_lens,
         ends,
         tables.ravel(),
-        cu_q_lens[1:][sampled] - 1,
+        _sample_rows(batch, cu_q_lens),
     )
     ids_T, previous_T, positions_T, slots_T, cu, contexts, tables_flat, rows_R = _to_device(pieces, device)
     attention = AttentionBatch(
@@ -88,6 +87,13 @@ def _token_ids(batch: Batch, cu_q_lens: np.ndarray) -> tuple[np.ndarray, np.ndar
             previous_rows = np.full(len(token_ids), -1, dtype=np.int32)
         previous_rows[start] = s.previous_row
     return token_ids, previous_rows
+
+
+def _sample_rows(batch: Batch, cu_q_lens: np.ndarray) -> np.ndarray:
+    """int32 [R]: the last ``num_rows`` tokens of each slice."""
+    num_rows = np.array([s.num_rows for s in batch.slices], dtype=np.int32)
+    ends = np.cumsum(num_rows, dtype=np.int32)
+    return np.arange(ends[-1], dtype=np.int32) + np.repeat(cu_q_lens[1:] - ends, num_rows)
 
 
 def _to_device(pieces: tuple[np.ndarray, ...], device: torch.device) -> tuple[torch.Tensor, ...]:

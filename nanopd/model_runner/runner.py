@@ -12,7 +12,7 @@ from nanopd.errors import ConfigError
 from nanopd.kv_cache import KvCache, size_pool
 from nanopd.kv_cache.store import pool_bytes
 from nanopd.layers.rotary import cos_sin_table
-from nanopd.model_runner.device import DTYPES, resolve_device, resolve_dtype, set_cpu_threads
+from nanopd.model_runner.device import DTYPES, resolve_device, resolve_dtype, set_cpu_threads, sum_products_in_float32
 from nanopd.model_runner.graphs import DecodeGraphs
 from nanopd.model_runner.handle import FailedStep, FinishedStep, RunningStep, StepOutputs
 from nanopd.model_runner.logprobs import logprob_rows, prompt_logprobs, rows_with_logprobs
@@ -59,6 +59,8 @@ class ModelRunner:
         dtype = resolve_dtype(config.dtype, device)
         if device.type == "cpu":
             set_cpu_threads(config, num_workers_on_device)
+        else:
+            sum_products_in_float32()
         tensors = load_weights(source, model, DTYPES[dtype], device, config.load_format)
         limit = _context_limit(config, model)
         num_blocks = size_pool(
@@ -109,11 +111,15 @@ class ModelRunner:
         if self._graphs is not None and self._graphs.fits(batch):
             return self._sample(batch, self._graphs.run(batch))
         step = prepare(batch, self.kv_cache.block_size, self.device)
-        hidden_TE = self._decoder.forward(self._input_ids(step), step.attention, self.kv_cache)
-        if len(step.sample_rows_R):
-            outputs = self._sample(batch, self._decoder.logits(hidden_TE.index_select(0, step.sample_rows_R)))
-        else:
-            outputs = StepOutputs(torch.empty(0, dtype=torch.int64))
+        input_ids_T, wanted_R = self._input_ids(step), step.sample_rows_R
+        if all(s.prompt_logprobs is None for s in batch.slices):
+            rows_R = None if len(wanted_R) == len(input_ids_T) else wanted_R
+            hidden_RE = self._decoder.forward(input_ids_T, step.attention, self.kv_cache, rows_R)
+            return self._sample(batch, self._decoder.logits(hidden_RE)) if len(wanted_R) else _no_outputs()
+        hidden_TE = self._decoder.forward(input_ids_T, step.attention, self.kv_cache)
+        outputs = _no_outputs()
+        if len(wanted_R):
+            outputs = self._sample(batch, self._decoder.logits(hidden_TE.index_select(0, wanted_R)))
         outputs.prompt_logprobs = prompt_logprobs(batch, hidden_TE, self._decoder)
         return outputs
 
@@ -124,16 +130,21 @@ class ModelRunner:
         return torch.where(step.previous_rows_T >= 0, sampled.long(), step.token_ids_T)
 
     def _sample(self, batch: Batch, logits_RV: torch.Tensor) -> StepOutputs:
-        specs = [s.sample for s in batch.slices if s.sample is not None]
+        specs = [spec for s in batch.slices if s.sample is not None for spec in (*s.verify, s.sample)]
         rows = rows_with_logprobs(specs)
         raw_NV = logits_RV[rows] if rows else None  # a copy: sampling adjusts logits in place
         token_ids_R = sample_rows(logits_RV, specs)
-        self._sampled_ids_R[: len(specs)].copy_(token_ids_R)
+        if len(specs) <= len(self._sampled_ids_R):  # more: drafts are verified, and no step runs ahead of that
+            self._sampled_ids_R[: len(specs)].copy_(token_ids_R)
         outputs = StepOutputs(token_ids_R)
         if raw_NV is not None:
             num_top = tuple(specs[row].params.logprobs or 0 for row in rows)
             outputs.logprob_row_ids, outputs.logprobs = rows, logprob_rows(raw_NV, token_ids_R[rows], num_top)
         return outputs
+
+
+def _no_outputs() -> StepOutputs:
+    return StepOutputs(torch.empty(0, dtype=torch.int64))
 
 
 def _context_limit(config: EngineConfig, model: ModelConfig) -> int:

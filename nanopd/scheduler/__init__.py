@@ -1,6 +1,7 @@
 """Which tokens of which sequences the next step computes: continuous batching, chunked prefill, preemption."""
 
 from nanopd.scheduler.outcome import ComputedRange, EndedSeq, Outcomes, Reservation, SeqOutput
+from nanopd.scheduler.plain_decodes import PlainDecodes
 from nanopd.scheduler.scheduler import Scheduler
 from nanopd.scheduler.sequence import LegKind
 from nanopd.scheduler.uniform import stream_key, uniform
@@ -10,6 +11,7 @@ __all__ = [
     "EndedSeq",
     "LegKind",
     "Outcomes",
+    "PlainDecodes",
     "Reservation",
     "Scheduler",
     "SeqOutput",

@@ -15,6 +15,8 @@ class Counters:
     num_preemptions: int = 0
     prefix_hit_tokens: int = 0
     prefix_query_tokens: int = 0
+    num_draft_tokens: int = 0  # guessed and verified
+    num_accepted_tokens: int = 0  # guessed right
 
 
 def worker_stats(roster: Roster, pool: BlockPool, counters: Counters, step_ms: float) -> WorkerStats:
@@ -33,4 +35,6 @@ def worker_stats(roster: Roster, pool: BlockPool, counters: Counters, step_ms: f
         num_preemptions=counters.num_preemptions,
         prefix_hit_tokens=counters.prefix_hit_tokens,
         prefix_query_tokens=counters.prefix_query_tokens,
+        num_draft_tokens=counters.num_draft_tokens,
+        num_accepted_tokens=counters.num_accepted_tokens,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from nanopd.messages import LegTimes
-from nanopd.request import FinishReason, TokenLogprobs
+from nanopd.request import FinishReason, Hypothesis, TokenLogprobs
 
 
 class SeqOutput(msgspec.Struct, frozen=True, gc=False):
@@ -25,6 +25,7 @@ class SeqOutput(msgspec.Struct, frozen=True, gc=False):
     )
     finish_reason: FinishReason | None = None
     times: LegTimes = LegTimes()  # complete when finish_reason is set, and with the token of a held prefill
+    hypotheses: tuple[Hypothesis, ...] = ()  # of a beam search, best first: token_ids are those of the first
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from nanopd.scheduler.sequence import Sequence
 class StepPlan:
     """Collects slices within a token budget. One-token slices go first: the shape decode kernels serve."""
 
-    __slots__ = ("budget", "copies", "has_preempted", "_decodes", "_chunks")
+    __slots__ = ("budget", "copies", "has_preempted", "prompts", "_decodes", "_chunks")
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.copies: list[tuple[int, int]] = []
         self.has_preempted = False
+        self.prompts: list[Sequence] = []  # that have a chunk in this step
         self._decodes: list[tuple[Sequence, SeqSlice]] = []
         self._chunks: list[tuple[Sequence, SeqSlice]] = []
 
@@ -29,12 +30,12 @@ class StepPlan:
             return None
         row = 0
         for seq, piece in pieces:
-            seq.num_computed_tokens = piece.start + piece.num_tokens
+            seq.num_computed_tokens = piece.start + piece.num_tokens - len(piece.verify)  # a draft counts once accepted
             seq.num_in_flight += 1
             if piece.sample is not None:
                 seq.num_pending += 1
                 seq.pending_step, seq.pending_row = step_id, row
-                row += 1
+                row += 1 + len(piece.verify)
         seqs, slices = zip(*pieces, strict=True)
         return Step(seqs, Batch(step_id, slices, tuple(self.copies)))
 

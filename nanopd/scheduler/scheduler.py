@@ -2,25 +2,29 @@
 
 Iteration-level scheduling is from Orca (Yu et al., OSDI 2022), chunked prefill beside decodes from Sarathi-Serve (Agrawal et al., OSDI 2024).
 
-Order of a step: running decodes, then chunks of prompts already admitted, then admission of who waits; all by priority, then arrival. Nobody
-is admitted past the head of the queue, so every sequence that fits the pool is admitted in the end. When a decode finds no block, the last
-in order gives its blocks back and recomputes later; its tokens stay and go on identically.
+Order of a step: running decodes, then chunks of prompts, admitted ones and those that wait alike; all by priority, then arrival. Nobody is admitted
+past the head of the queue, so every sequence that fits the pool is admitted in the end. When a decode finds no block, the last in order gives its
+blocks back and recomputes later; its tokens stay and go on identically.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 
-from nanopd.batch import Batch, StepResult
+from nanopd.batch import Batch, SeqSlice, StepResult
 from nanopd.block_manager import BlockManager
 from nanopd.config import SchedulerConfig
+from nanopd.decoding import DraftContext
 from nanopd.messages import WorkerStats
 from nanopd.request import Request, TokenLogprobs
 from nanopd.scheduler.load import Counters, worker_stats
 from nanopd.scheduler.outcome import ComputedRange, EndedSeq, Outcomes, Reservation, SeqOutput
+from nanopd.scheduler.plain_decodes import PlainDecodes, plain_decodes
 from nanopd.scheduler.plan import Step, StepPlan
 from nanopd.scheduler.roster import Roster
 from nanopd.scheduler.sequence import LegKind, SeqState, Sequence
 from nanopd.scheduler.slices import chunk_slice, decode_slice
+from nanopd.scheduler.speculation import Speculation
 
 
 class Scheduler:
@@ -41,6 +45,7 @@ class Scheduler:
         self._ending: deque[tuple[int, EndedSeq]] = deque()  # (last step that may touch its blocks, what to say then)
         self._num_added = 0
         self._counters = Counters()
+        self._speculation = Speculation(blocks, self._counters)
 
     # ---- what a worker is asked to do
 
@@ -57,9 +62,7 @@ class Scheduler:
         seq = self._roster.get(seq_id)
         if seq is None or seq.state is not SeqState.RESERVED:
             return
-        seq.kind = LegKind.LOCAL
-        seq.prefill_start = seq.decode_start = now
-        seq.num_computed_tokens = len(seq.token_ids)
+        seq.received(now)
         self._register_blocks(seq, seq.num_computed_tokens)
         seq.token_ids.append(first_token_id)
         seq.num_initial_outputs += 1
@@ -87,19 +90,15 @@ class Scheduler:
         seq = self._new_sequence(new_seq_id, request, kind, now, output_token_ids)
         if self._is_settled(seq, now):
             return
-        seq.table = self.blocks.fork(parent.table, num_shared)
-        seq.chain = parent.chain[: num_shared // self.blocks.block_size]
-        seq.num_computed_tokens = seq.num_cached_tokens = num_shared
-        seq.admission_time = seq.prefill_start = now
+        table = self.blocks.fork(parent.table, num_shared)
+        seq.take_over(table, parent.chain[: num_shared // self.blocks.block_size], num_shared, now)
         self._roster.move(seq, SeqState.RUNNING)
 
     def _num_shareable(self, parent: Sequence | None, token_ids: tuple[int, ...]) -> int:
         """Leading tokens whose KV ``parent`` has computed, if all of them agree and there is a place for one more sequence."""
-        if parent is None or parent.state not in (SeqState.RUNNING, SeqState.HELD):
+        if parent is None or self._roster.num_active >= self._config.max_num_seqs:
             return 0
-        num_shared = min(len(token_ids) - 1, parent.num_computed_tokens, len(parent.token_ids))
-        is_same = tuple(parent.token_ids[:num_shared]) == token_ids[:num_shared]
-        return num_shared if is_same and self._roster.num_active < self._config.max_num_seqs else 0
+        return parent.num_shareable(token_ids)
 
     def abort(self, seq_id: str) -> None:
         """Ends a leg; ``EndedSeq`` follows when nothing of it is left. Unknown ids are ignored.
@@ -132,13 +131,23 @@ class Scheduler:
         head = self._roster.waiting.peek()
         return bool(self._roster.running) or (head is not None and self._can_admit(head, self._find_prefix(head)))
 
-    def schedule(self, now: float) -> Batch | None:
-        """The next step, or None if nothing can run now. Grants reservations either way."""
+    def draftable(self) -> list[DraftContext]:
+        """The sequences whose next step could verify a draft."""
+        return self._speculation.contexts(self._roster.running)
+
+    def schedule(self, now: float, drafts: Mapping[str, SequenceOf[int]] | None = None) -> Batch | None:
+        """The next step, or None if nothing can run now. Grants reservations either way.
+
+        ``drafts``: by ``seq_id``, guessed tokens that may follow (see ``draftable``); verified where budget and blocks are to spare.
+        """
         plan = StepPlan(self._config.max_num_batched_tokens)
-        self._plan_decodes(plan)
-        self._plan_chunks(plan)
+        self._plan_decodes(plan, drafts or {})
+        head = self._roster.waiting.peek()
+        self._plan_chunks(plan, head)
         if not plan.has_preempted:
             self._admit(plan, now)
+        if head is not None:
+            self._plan_chunks(plan, None)
         step = plan.seal(self._counters.num_steps)
         if step is None:
             return None
@@ -154,6 +163,10 @@ class Scheduler:
         row = 0
         for seq, piece in zip(step.seqs, step.batch.slices, strict=True):
             seq.num_in_flight -= 1
+            if piece.verify:
+                self._take_verified(seq, piece, result, row, now)
+                row += piece.num_rows
+                continue
             state = seq.state
             if state is SeqState.RUNNING:
                 self._note_computed(seq, piece.start + piece.num_tokens)
@@ -164,10 +177,24 @@ class Scheduler:
             seq.num_pending -= 1
             # the spare token of a sequence that has ended is dropped, and that of a preempted one: it will be drawn again
             if state is SeqState.RUNNING:
-                self._accept(seq, result.token_ids[row], result.logprobs[row], now)
+                self._accept(seq, (result.token_ids[row],), (result.logprobs[row],), now)
             row += 1
 
-    def _plan_decodes(self, plan: StepPlan) -> None:
+    def plain_decodes(self) -> PlainDecodes | None:
+        """Many steps at once, for simulations: set if those in flight and those that follow only decode what runs, until something else happens."""
+        if self._ending:
+            return None
+        return plain_decodes(self._roster, self._in_flight, self._counters, self.blocks, self._config.max_num_seqs)
+
+    def _take_verified(self, seq: Sequence, piece: SeqSlice, result: StepResult, row: int, now: float) -> None:
+        """The result of a step that verified a draft."""
+        seq.num_pending -= 1
+        if seq.state is SeqState.RUNNING:
+            rows = slice(row, row + self._speculation.settle(seq, piece, result.token_ids[row : row + piece.num_rows]))
+            self._note_computed(seq, seq.num_computed_tokens)
+            self._accept(seq, result.token_ids[rows], result.logprobs[rows], now)
+
+    def _plan_decodes(self, plan: StepPlan, drafts: Mapping[str, SequenceOf[int]]) -> None:
         last_step = self._counters.num_steps - 1
         is_writable = self.blocks.is_writable
         for seq in tuple(self._roster.running):
@@ -180,20 +207,26 @@ class Scheduler:
             if plan.budget == 0:
                 break
             assert seq.table is not None
+            if drafts and self._speculation.plan(seq, drafts.get(seq.seq_id, ()), plan, len(self._roster.running)):
+                continue
             if is_writable(seq.table, start) or self._make_room(seq, start + 1, plan):
                 plan.add(seq, decode_slice(seq))
 
-    def _plan_chunks(self, plan: StepPlan) -> None:
+    def _plan_chunks(self, plan: StepPlan, head: Sequence | None) -> None:
+        """Of admitted prompts, those that go before ``head`` of the queue; what it leaves of the budget is for the others (``head`` None)."""
         for seq in tuple(self._roster.running):
-            if plan.budget == 0:
+            if plan.budget == 0 or (head is not None and head.key < seq.key):
                 break
-            if seq.state is SeqState.RUNNING and len(seq.token_ids) - seq.num_computed_tokens > 1:
+            if seq.state is not SeqState.RUNNING or seq in plan.prompts:
+                continue
+            if len(seq.token_ids) - seq.num_computed_tokens > 1:
                 self._plan_chunk(seq, plan)
 
     def _plan_chunk(self, seq: Sequence, plan: StepPlan) -> None:
         num_tokens = min(len(seq.token_ids) - seq.num_computed_tokens, self._chunk_size, plan.budget)
         if self._make_room(seq, seq.num_computed_tokens + num_tokens, plan):
             plan.add(seq, chunk_slice(seq, num_tokens))
+            plan.prompts.append(seq)
 
     # ---- blocks
 
@@ -219,9 +252,7 @@ class Scheduler:
     def _preempt(self, seq: Sequence) -> None:
         assert seq.table is not None
         self.blocks.free(seq.table)
-        seq.table = None
-        seq.num_computed_tokens = 0
-        seq.num_preemptions += 1
+        seq.lost_blocks()
         self._counters.num_preemptions += 1
         self._roster.move(seq, SeqState.WAITING)
 
@@ -334,32 +365,22 @@ class Scheduler:
             return False
         return True
 
-    def _accept(self, seq: Sequence, token_id: int, logprobs: TokenLogprobs | None, now: float) -> None:
-        """A new token of a running sequence."""
-        index = len(seq.token_ids) - seq.num_prompt_tokens
-        seq.token_ids.append(token_id)
+    def _accept(
+        self, seq: Sequence, token_ids: SequenceOf[int], logprobs: SequenceOf[TokenLogprobs | None], now: float
+    ) -> None:
+        """New tokens of a running sequence, which has all but the last of them already."""
+        index = len(seq.token_ids) - seq.num_prompt_tokens - (len(token_ids) - 1)
+        seq.token_ids.append(token_ids[-1])
         reason = seq.finish_reason()
-        prompt_logprobs = None
-        if seq.decode_start is None:
-            seq.decode_start = now
-            if seq.prompt_logprobs is not None:
-                prompt_logprobs = tuple(seq.prompt_logprobs)
-            seq.take_times(now)
-        if seq.kind is LegKind.PREFILL:
+        prompt_logprobs = seq.first_sampled(now) if seq.decode_start is None else None
+        if seq.kind.samples_once:
             self._roster.move(seq, SeqState.HELD)
         elif reason is not None:
             self._drop(seq)
             seq.take_times(now)
+        wanted = () if seq.request.sampling.logprobs is None else tuple(logprobs)
         self.outcomes.outputs.append(
-            SeqOutput(
-                seq.seq_id,
-                index,
-                (token_id,),
-                () if seq.request.sampling.logprobs is None else (logprobs,),
-                prompt_logprobs,
-                reason,
-                seq.times,
-            )
+            SeqOutput(seq.seq_id, index, tuple(token_ids), wanted, prompt_logprobs, reason, seq.times)
         )
 
     # ---- insight

@@ -42,7 +42,12 @@ class LegKind(Enum):
 
     LOCAL = auto()  # prefill and decode
     PREFILL = auto()  # prefill, sample one token, hold the KV
+    BEAM = auto()  # the same, for forks to share: nobody outside reads it
     RESERVED = auto()  # receive the KV, then decode
+
+    @property
+    def samples_once(self) -> bool:
+        return self in (LegKind.PREFILL, LegKind.BEAM)
 
 
 class Sequence:
@@ -52,7 +57,7 @@ class Sequence:
         "seq_id", "request", "kind", "state", "key", "token_ids", "num_prompt_tokens", "num_initial_outputs", "max_len", "feed_end",
         "stop_ids", "stop_ids_tuple", "min_len", "stream_key", "needs_history", "table", "chain", "num_computed_tokens", "num_in_flight",
         "num_pending", "pending_step", "pending_row", "is_exposed", "prompt_logprobs", "greedy_spec", "arrival_time", "admission_time",
-        "prefill_start", "decode_start", "num_cached_tokens", "num_preemptions", "times",
+        "prefill_start", "decode_start", "num_cached_tokens", "num_preemptions", "num_draft_tokens", "num_accepted_tokens", "times",
     )  # fmt: skip
 
     def __init__(
@@ -86,9 +91,7 @@ class Sequence:
             if params.max_tokens is None
             else min(self.num_prompt_tokens + params.max_tokens, max_model_len)
         )
-        self.feed_end = (
-            len(self.token_ids) + 1 if kind is LegKind.PREFILL else self.max_len
-        )  # nothing is fed once this long
+        self.feed_end = len(self.token_ids) + 1 if kind.samples_once else self.max_len  # nothing is fed once this long
         self.stop_ids = request.stop_ids
         self.stop_ids_tuple = tuple(sorted(self.stop_ids))
         self.min_len = self.num_prompt_tokens + params.min_tokens
@@ -112,6 +115,7 @@ class Sequence:
         self.decode_start: float | None = None  # the first token, or start() of a reserved sequence
         self.num_cached_tokens = 0
         self.num_preemptions = 0
+        self.num_draft_tokens = self.num_accepted_tokens = 0  # guessed and verified; guessed right
         self.times = LegTimes()
 
     @property
@@ -132,9 +136,49 @@ class Sequence:
         return len(self.token_ids) - (self.kind is not LegKind.RESERVED)
 
     @property
+    def max_draft_tokens(self) -> int:
+        """How long a draft may be: with the token drawn after it the sequence is at its longest."""
+        return self.feed_end - len(self.token_ids) - 1
+
+    @property
     def is_preemptible(self) -> bool:
         """Nobody outside reads the blocks, so they may be given back and recomputed."""
         return not self.is_exposed
+
+    def num_shareable(self, token_ids: tuple[int, ...]) -> int:
+        """How many leading tokens of another sequence have their KV here: as many as were computed if all agree, else none."""
+        if self.state not in (SeqState.RUNNING, SeqState.HELD):
+            return 0
+        num_shared = min(len(token_ids) - 1, self.num_computed_tokens, len(self.token_ids))
+        return num_shared if tuple(self.token_ids[:num_shared]) == token_ids[:num_shared] else 0
+
+    # ---- blocks come and go
+
+    def take_over(self, table: BlockTable, chain: list[bytes], num_tokens: int, now: float) -> None:
+        """A fork begins with the first ``num_tokens`` tokens computed."""
+        self.table, self.chain = table, chain
+        self.num_computed_tokens = self.num_cached_tokens = num_tokens
+        self.admission_time = self.prefill_start = now
+
+    def received(self, now: float) -> None:
+        """The KV of a reserved sequence has come: it decodes from here."""
+        self.kind = LegKind.LOCAL
+        self.prefill_start = self.decode_start = now
+        self.num_computed_tokens = len(self.token_ids)
+
+    def first_sampled(self, now: float) -> tuple[TokenLogprobs, ...] | None:
+        """The first token is there: the prompt is computed. Its log-probabilities, if they were asked for."""
+        self.decode_start = now
+        self.take_times(now)
+        return None if self.prompt_logprobs is None else tuple(self.prompt_logprobs)
+
+    def lost_blocks(self) -> None:
+        """Preempted: everything is to be computed again."""
+        self.table = None
+        self.num_computed_tokens = 0
+        self.num_preemptions += 1
+
+    # ---- the end
 
     def finish_reason(self) -> FinishReason | None:
         """Whether the tokens known so far end the request."""
@@ -154,5 +198,7 @@ class Sequence:
             decode_ms=(now - decode) * 1e3,
             num_cached_tokens=self.num_cached_tokens,
             num_preemptions=self.num_preemptions,
+            num_draft_tokens=self.num_draft_tokens,
+            num_accepted_tokens=self.num_accepted_tokens,
         )
         return self.times

@@ -7,19 +7,19 @@ from nanopd.scheduler.sequence import Sequence
 from nanopd.scheduler.uniform import uniform
 
 
-def sample_spec(seq: Sequence) -> SampleSpec:
-    """How the token at position ``seq.num_tokens`` is drawn."""
+def sample_spec(seq: Sequence, draft: SequenceOf[int] = ()) -> SampleSpec:
+    """How the token after the sequence, and the ``draft`` behind it, is drawn."""
     if seq.greedy_spec is not None:
         return seq.greedy_spec
-    params, position = seq.request.sampling, seq.num_tokens
+    params, position = seq.request.sampling, seq.num_tokens + len(draft)
     spec = SampleSpec(
         params,
         0.0 if params.is_greedy else uniform(seq.stream_key, position),
         seq.request.prompt_token_ids,
-        seq.token_ids[seq.num_prompt_tokens :] if seq.needs_history else (),
+        [*seq.token_ids[seq.num_prompt_tokens :], *draft] if seq.needs_history else (),
         seq.stop_ids_tuple if position < seq.min_len else (),
     )
-    if params.is_greedy and not seq.needs_history and position >= seq.min_len:
+    if params.is_greedy and not seq.needs_history and seq.num_tokens >= seq.min_len:
         seq.greedy_spec = spec  # the same at every later position
     return spec
 
@@ -36,6 +36,20 @@ def decode_slice(seq: Sequence) -> SeqSlice:
         seq.table.ids,
         None if is_known else seq.pending_row,
         sample_spec(seq),
+    )
+
+
+def verify_slice(seq: Sequence, draft: SequenceOf[int]) -> SeqSlice:
+    """Feeds the one known token without KV and the ``draft`` behind it, and samples after each of them."""
+    assert seq.table is not None and seq.num_pending == 0
+    return SeqSlice(
+        seq.seq_id,
+        (seq.token_ids[-1], *draft),
+        1 + len(draft),
+        seq.num_computed_tokens,
+        seq.table.ids,
+        sample=sample_spec(seq, draft),
+        verify=tuple(sample_spec(seq, draft[:index]) for index in range(len(draft))),
     )
 
 

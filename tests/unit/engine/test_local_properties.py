@@ -1,9 +1,11 @@
-"""Whatever the batching, caching, chunking, preemption and pipelining: each request gets the sequential model's tokens, and all blocks come back."""
+"""Whatever the batching, caching, chunking, preemption, pipelining and drafting: each request gets the sequential model's tokens, and all blocks
+come back."""
 
 from dataclasses import dataclass
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.knowing_drafter import KnowingDrafter
 from support.scripted_oracle import VOCAB_SIZE, prompt_logprobs, sequential, sequential_logprobs
 
 from nanopd.block_manager import BlockManager
@@ -28,6 +30,7 @@ class Setup:
     prefix_cache: bool
     depth: int
     watermark: float
+    num_draft_tokens: int = 0  # 0: no drafter; else the depth is 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def setups() -> st.SearchStrategy[Setup]:
         prefix_cache=st.booleans(),
         depth=st.integers(1, 3),
         watermark=st.sampled_from([0.0, 0.1, 0.3]),
+        num_draft_tokens=st.sampled_from([0, 0, 1, 2, 5]),
     )
 
 
@@ -132,11 +136,14 @@ class Client:
             assert self.prompt_logprobs == prompt_logprobs(self.request)
 
 
-def build(setup: Setup) -> Engine:
+def build(setup: Setup, drafter: KnowingDrafter) -> Engine:
     config = SchedulerConfig(setup.max_seqs, setup.batch_tokens, setup.chunk_size, setup.watermark)
     blocks = BlockManager(setup.num_blocks, setup.block_size, setup.prefix_cache)
     executor = ScriptedExecutor(setup.num_blocks, setup.block_size, VOCAB_SIZE)
-    return Engine(Scheduler(config, blocks, MAX_MODEL_LEN), executor, VirtualClock(), setup.depth)
+    scheduler = Scheduler(config, blocks, MAX_MODEL_LEN)
+    if setup.num_draft_tokens:
+        return Engine(scheduler, executor, VirtualClock(), drafter=drafter)
+    return Engine(scheduler, executor, VirtualClock(), setup.depth)
 
 
 def take_report(engine: Engine, clients: dict[str, Client]) -> None:
@@ -170,8 +177,9 @@ def take_report(engine: Engine, clients: dict[str, Client]) -> None:
     ],
 )
 def test_tokens_equal_the_sequential_model(setup: Setup, load: list[Arrival]) -> None:
-    engine = build(setup)
     clients = {f"s{i}": Client(f"s{i}", arrival) for i, arrival in enumerate(load)}
+    outputs = {client.seq_id: client.expected for client in clients.values()}
+    engine = build(setup, KnowingDrafter(outputs, setup.num_draft_tokens))
     for step in range(STEP_LIMIT):
         for client in clients.values():
             if client.arrival.step == step:
@@ -188,3 +196,6 @@ def test_tokens_equal_the_sequential_model(setup: Setup, load: list[Arrival]) ->
         client.check(setup.num_blocks, setup.block_size)
     stats = engine.stats()
     assert (stats.num_running, stats.num_waiting, stats.num_free_blocks) == (0, 0, setup.num_blocks)
+    assert stats.num_accepted_tokens <= stats.num_draft_tokens and (
+        setup.num_draft_tokens or not stats.num_draft_tokens
+    )
