@@ -22,7 +22,6 @@ from nanopd.kernels.skinny_gemm import (
     MAX_ROWS,
     GemmConfig,
     skinny_linear,
-    skinny_linear_add,
     skinny_linear_silu_mul,
     supports,
 )
@@ -54,7 +53,8 @@ class Step:
         self.num_bytes = 2 * sum(w.numel() for layer in self.layers for w in layer) + 2 * self.head.numel()
 
     def buffers(self, m: int) -> None:
-        self.x, self.attended, self.stream = random(m, HIDDEN), random(m, HIDDEN), random(m, HIDDEN)
+        self.x, self.attended = random(m, HIDDEN), random(m, HIDDEN)
+        self.stream = torch.zeros(m, HIDDEN, device="cuda")
         self.qkv, self.wide, self.mid = random(m, QKV), random(m, 2 * INTERMEDIATE), random(m, INTERMEDIATE)
         self.y, self.logits = random(m, HIDDEN), random(m, VOCAB)
 
@@ -66,18 +66,13 @@ class Step:
             torch.mm(self.mid, down.T, out=self.y)
         torch.mm(self.x, self.head.T, out=self.logits)
 
-    def skinny(self, config: GemmConfig | StreamConfig | None, pdl: bool, fused: bool = False) -> None:
+    def skinny(self, config: GemmConfig | StreamConfig | None, pdl: bool) -> None:
         options = {"pdl": pdl, "config": config}
         for qkv, o, gate_up, down in self.layers:
             skinny_linear(self.x, qkv, out=self.qkv, **options)
-            if fused:
-                skinny_linear_add(self.attended, o, self.stream, **options)
-                skinny_linear_silu_mul(self.x, gate_up, out=self.mid, **options)
-                skinny_linear_add(self.mid, down, self.stream, **options)
-            else:
-                skinny_linear(self.attended, o, out=self.y, **options)
-                skinny_linear(self.x, gate_up, out=self.wide, **options)
-                skinny_linear(self.mid, down, out=self.y, **options)
+            skinny_linear(self.attended, o, out=self.y, **options)
+            skinny_linear(self.x, gate_up, out=self.wide, **options)
+            skinny_linear(self.mid, down, out=self.y, **options)
         self.skinny_head(options)
 
     def skinny_head(self, options: dict) -> None:
@@ -165,7 +160,6 @@ def few_rows(step: Step, rows: list[int]) -> dict[str, dict[str, float]]:
         arms: dict[str, Callable[[], None]] = {"cublas": step.cublas, "cublas+norms": step.cublas_with_norms}
         if m <= MAX_ROWS:
             arms["skinny, no pdl"] = lambda: step.skinny(None, pdl=False)
-            arms["skinny fused"] = lambda: step.skinny(None, pdl=True, fused=True)
             arms["skinny+norms, no pdl"] = lambda: step.skinny_with_norms(None, pdl=False)
             arms["skinny"] = lambda: step.skinny(None, pdl=True)
             arms["skinny+norms"] = lambda: step.skinny_with_norms(None, pdl=True)

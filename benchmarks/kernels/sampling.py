@@ -1,6 +1,6 @@
 """Sampling: microseconds beside the time to read the logits once, V = 151,936.
 
-    PYTHONPATH=. python benchmarks/kernels/sampling.py [--sweep] [--json FILE]
+    PYTHONPATH=. python benchmarks/kernels/sampling.py [--sweep] [--dtype float32] [--rows 1,8,32] [--json FILE]
 
 Logits are drawn with a language model's shape ("peaked": a few candidates over a wide floor) and with a plain normal one, whose
 cuts lie lower. A CUDA graph of 12 launches over rotating logits, median of seven replays.
@@ -19,10 +19,9 @@ from nanopd.kernels.sampling import SamplingConfig, greedy, sample
 VOCAB = 151936
 LAUNCHES = 12
 READ_TB_S = 4.19
-GREEDY_SWEEP = ((8, 256, 4), (8, 512, 2), (4, 256, 4), (2, 512, 2), (1, 1024, 1), (1, 512, 2), (1, 256, 4))
-DRAWN_SWEEP = (
-    (8, 512, 2, True), (8, 256, 4, True), (4, 512, 2, True), (4, 256, 3, True), (2, 512, 1, True),
-    (4, 256, 4, False), (2, 512, 2, False), (1, 1024, 1, False), (1, 512, 2, False), (1, 256, 4, False),
+SWEEP = (
+    (8, 256, 4), (8, 512, 2), (8, 512, 1), (8, 1024, 1), (4, 512, 2), (4, 1024, 1), (2, 512, 2), (2, 1024, 1), (1, 512, 2),
+    (1, 1024, 1),
 )  # fmt: skip
 # name: (top_k, top_p, min_p)
 FILTERS = {
@@ -54,7 +53,7 @@ def microseconds(launch: Callable[[int], object], copies: int) -> float:
     return statistics.median(samples)
 
 
-def make_logits(num_rows: int, kind: str, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+def make_logits(num_rows: int, kind: str, dtype: torch.dtype) -> torch.Tensor:
     logits = torch.randn(num_rows, VOCAB, device="cuda") * 2
     if kind == "peaked":
         logits += 12 * (torch.rand_like(logits) < 2e-4)
@@ -64,13 +63,13 @@ def make_logits(num_rows: int, kind: str, dtype: torch.dtype = torch.bfloat16) -
 def label(config: SamplingConfig | None) -> str:
     if config is None:
         return "default"
-    return f"{config.cluster}x{config.threads}/{config.min_ctas}{'' if config.slice_in_shared else 'g'}"
+    return f"{config.cluster}x{config.threads}/{config.min_ctas}"
 
 
 class Rows:
     """A batch of rows, and the arms that sample it."""
 
-    def __init__(self, num_rows: int, kind: str, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, num_rows: int, kind: str, dtype: torch.dtype) -> None:
         self.num_bytes = num_rows * VOCAB * dtype.itemsize
         self.copies = max(2, min(6, int(300e6 / self.num_bytes)))
         self.logits = [make_logits(num_rows, kind, dtype) for _ in range(self.copies)]
@@ -103,14 +102,13 @@ class Rows:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", action="store_true", help="several shapes of the launch")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--rows", default="1,8,32,64,128,256")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
-    greedy_configs: list[SamplingConfig | None] = [None]
-    drawn_configs: list[SamplingConfig | None] = [None]
-    if options.sweep:
-        greedy_configs = [SamplingConfig(*shape, False) for shape in GREEDY_SWEEP]
-        drawn_configs = [SamplingConfig(*shape) for shape in DRAWN_SWEEP]
+    dtype = getattr(torch, options.dtype)
+    configs: list[SamplingConfig | None] = [SamplingConfig(*shape) for shape in SWEEP] if options.sweep else [None]
     record: dict[str, dict[str, float]] = {}
 
     def report(title: str, rows: Rows, arms: Arms) -> None:
@@ -122,19 +120,18 @@ def main() -> None:
                 print(f"  {title} {arm}: {type(error).__name__} {str(error)[:200]}")
         print(f"{title}: {', '.join(f'{arm} {us:.1f}' for arm, us in record[title].items())}", flush=True)
 
-    for num_rows in (1, 32, 128, 256) if options.sweep else (1, 8, 32, 64, 128, 256):
+    for num_rows in map(int, options.rows.split(",")):
         for kind in ("peaked", "normal"):
-            rows = Rows(num_rows, kind)
+            rows = Rows(num_rows, kind, dtype)
             if kind == "peaked":
-                report(f"greedy B={num_rows}", rows, rows.greedy(greedy_configs))
-                report(f"temperature B={num_rows}", rows, rows.drawn(drawn_configs))
+                report(f"greedy B={num_rows}", rows, rows.greedy(configs))
+                report(f"temperature B={num_rows}", rows, rows.drawn(configs))
             for name, (top_k, top_p, min_p) in FILTERS.items():
-                report(f"{name} {kind} B={num_rows}", rows, rows.filtered(drawn_configs, top_k, top_p, min_p))
-    for num_rows in (1, 8, 64):
-        rows = Rows(num_rows, "normal", torch.float32)
-        report(f"float32 top_p 0.95 B={num_rows}", rows, rows.filtered([None], 0, 0.95, 0.0))
+                report(f"{name} {kind} B={num_rows}", rows, rows.filtered(configs, top_k, top_p, min_p))
     if options.json:
-        options.json.write_text(json.dumps({"device": torch.cuda.get_device_name(), "us": record}, indent=1))
+        options.json.write_text(
+            json.dumps({"device": torch.cuda.get_device_name(), "dtype": options.dtype, "us": record}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -58,15 +58,19 @@ class Step:
         self.positions = (self.lens - 1).long()
         self.slots = self.tables[:, -1].long() * BLOCK + (context_len - 1) % BLOCK
         self.ids = torch.randint(0, VOCAB, (num_seqs,), device="cuda")
-        self.stream, self.x, self.y = random(num_seqs, HIDDEN), random(num_seqs, HIDDEN), random(num_seqs, HIDDEN)
+        self.stream = torch.zeros(num_seqs, HIDDEN, device="cuda")
+        self.x, self.y = random(num_seqs, HIDDEN), random(num_seqs, HIDDEN)
         self.qkv, self.wide = random(num_seqs, QKV), random(num_seqs, 2 * INTERMEDIATE)
-        self.mid, self.logits = random(num_seqs, INTERMEDIATE), random(num_seqs, VOCAB)
+        self.mid = random(num_seqs, INTERMEDIATE)
+        self.logits = torch.empty(num_seqs, VOCAB, device="cuda")
         self.q, self.attended = random(num_seqs, HQ, D), random(num_seqs, HQ, D)
         self.workspace = DecodeWorkspace.allocate(HQ // HK, D, self.q.device)
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, skinny: bool) -> None:
         if skinny and supports(self.m, *weight.shape, x.device):
             skinny_linear(x, weight, out=out, pdl=True)
+        elif out.dtype == torch.float32:
+            torch.mm(x, weight.T, out_dtype=torch.float32, out=out)
         else:
             torch.mm(x, weight.T, out=out)
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": Command("nanopd.cli.serve", "serve a model over HTTP, as the OpenAI API"),
     "top": Command("nanopd.cli.top", "watch a running server in the terminal"),
     "demo": Command("nanopd.cli.demo", "watch collocated, prefill and decode workers share a dozen chats"),
+    "trace": Command("nanopd.cli.trace", "run a workload and write a Chrome/Perfetto trace of every step"),
     "bench": Command("nanopd.cli.bench", "measure an engine over HTTP, draw the figures, compare"),
     "simulate": Command("nanopd.cli.simulate", "play a workload to a cluster in virtual time"),
     "plan": Command("nanopd.cli.plan", "find the topology and policy that keep an objective"),

@@ -5,22 +5,27 @@ from functools import cache
 import torch
 
 from nanopd.kernels import jit
-from nanopd.kernels.checks import check_index, check_like, check_shape, scalar_name
+from nanopd.kernels.checks import SCALAR_NAMES, check_index, check_like, check_shape, scalar_name
 from nanopd.kernels.nvrtc import KernelSpec, spec
 
 _TOKEN_IDS = {torch.int32: "int", torch.int64: "long long"}
 
 
-def _spec(token_id: str) -> KernelSpec:
-    return spec("embedding.cu", "embedding_kernel", TOKEN_ID=token_id)
+def _spec(scalar: str, token_id: str, out: str) -> KernelSpec:
+    return spec("embedding.cu", "embedding_kernel", SCALAR=scalar, TOKEN_ID=token_id, OUT=out)
 
 
-CONFIGS: tuple[KernelSpec, ...] = tuple(_spec(token_id) for token_id in _TOKEN_IDS.values())
+CONFIGS: tuple[KernelSpec, ...] = tuple(
+    _spec(scalar, token_id, out)
+    for scalar in SCALAR_NAMES.values()
+    for token_id in _TOKEN_IDS.values()
+    for out in (scalar, "float")
+)
 
 
 @cache
-def _kernel(dtype: torch.dtype, device: torch.device) -> jit.Kernel:
-    return jit.load_spec(_spec(_TOKEN_IDS[dtype]), device)
+def _kernel(scalar: str, ids: torch.dtype, out: torch.dtype, device: torch.device) -> jit.Kernel:
+    return jit.load_spec(_spec(scalar, _TOKEN_IDS[ids], "float" if out == torch.float32 else scalar), device)
 
 
 def embedding(
@@ -28,9 +33,9 @@ def embedding(
 ) -> torch.Tensor:
     """out[t] = table[token_ids[t]]; an id outside [0, V) gives a row of zeros.
 
-    token_ids [T] int32 or int64; table [V, H] bf16 or fp16, contiguous, H a multiple of 8; ``out`` [T, H] contiguous.
+    token_ids [T] int32 or int64; table [V, H] bf16 or fp16, contiguous, H a multiple of 8; ``out`` [T, H] like the table or float32, contiguous.
     """
-    scalar_name(table, "table")
+    scalar = scalar_name(table, "table")
     check_shape(token_ids, (None,), "token_ids")
     check_index(token_ids, tuple(_TOKEN_IDS), table, "token_ids")
     check_shape(table, (None, None), "table")
@@ -41,13 +46,14 @@ def embedding(
     if out is None:
         out = torch.empty((num_tokens, hidden), dtype=table.dtype, device=table.device)
     check_shape(out, (num_tokens, hidden), "out")
-    check_like(out, table, "out")
+    if out.dtype != torch.float32 or out.device != table.device:
+        check_like(out, table, "out")
     if not out.is_contiguous():
         raise ValueError(f"out must be contiguous, got strides {out.stride()}")
     if num_tokens == 0:
         return out
     vectors = hidden // 8
-    _kernel(token_ids.dtype, table.device).launch(
+    _kernel(scalar, token_ids.dtype, out.dtype, table.device).launch(
         grid=(num_tokens, 1, 1),
         block=(min(512, -(-vectors // 32) * 32), 1, 1),
         args=(table, token_ids, out, jit.i64(vocab), jit.i32(vectors)),

@@ -38,7 +38,7 @@ Argument = torch.Tensor | ctypes.c_int32 | ctypes.c_int64 | ctypes.c_float | byt
 
 # What each scalar becomes in the parameter buffer: (struct code, size in bytes).
 _SCALARS: dict[type, tuple[str, int]] = {i32: ("i", 4), i64: ("q", 8), f32: ("f", 4)}
-_DEFAULT_SHARED_LIMIT = 48 * 1024
+_DEFAULT_SHARED_LIMIT = 40 * 1024  # 48 KiB less what a kernel may declare by itself
 
 
 def device_arch(device: torch.device) -> str:

@@ -15,33 +15,34 @@ _MAX_THREADS = 1024
 _SHAPES = ((1024, 128, 1), (2048, 256, 1), (4096, 512, 1), (8192, 1024, 1), (MAX_HIDDEN, 1024, 2))
 
 
-def _spec(scalar: str, threads: int, vecs: int, residual: str | None) -> KernelSpec:
-    """``residual``: the stream's type, None without the addition."""
+def _spec(scalar: str, threads: int, vecs: int, has_x: bool, stream: str | None) -> KernelSpec:
+    """``stream``: the residual stream's type, None without one."""
     return spec(
         "norm.cu",
         "rms_norm_kernel",
         SCALAR=scalar,
         THREADS=threads,
         VECS=vecs,
-        ADD_RESIDUAL=residual is not None,
-        RESIDUAL=residual or scalar,
+        HAS_X=has_x,
+        HAS_STREAM=stream is not None,
+        STREAM=stream or scalar,
     )
 
 
 CONFIGS: tuple[KernelSpec, ...] = tuple(
-    _spec(scalar, threads, vecs, residual)
+    _spec(scalar, threads, vecs, has_x, stream)
     for scalar in SCALAR_NAMES.values()
     for _, threads, vecs in _SHAPES
-    for residual in (None, scalar, "float")
+    for has_x, stream in ((True, None), (True, scalar), (True, "float"), (False, "float"))
 )
 
 
 @cache
 def _kernel(
-    scalar: str, hidden: int, residual: str | None, device: torch.device, shape: tuple[int, int] | None
+    scalar: str, hidden: int, has_x: bool, stream: str | None, device: torch.device, shape: tuple[int, int] | None
 ) -> tuple[jit.Kernel, int]:
     threads, vecs = shape or next((threads, vecs) for most, threads, vecs in _SHAPES if hidden <= most)
-    return jit.load_spec(_spec(scalar, threads, vecs, residual), device), threads
+    return jit.load_spec(_spec(scalar, threads, vecs, has_x, stream), device), threads
 
 
 def rms_norm(
@@ -55,9 +56,11 @@ def rms_norm(
 ) -> torch.Tensor:
     """out = x / sqrt(mean(x^2) + eps) * weight, in float32, rounded once.
 
-    x [T, H] bf16 or fp16, rows may lie apart; weight [H]; H a multiple of 8 up to 16384; ``out`` [T, H] contiguous, may
-    be x. ``shape``: (threads, vectors a thread) for measurements. Returns ``out``.
+    x [T, H] like the weight or float32, rows may lie apart; weight [H] bf16 or fp16; H a multiple of 8 up to 16384; ``out`` [T, H]
+    contiguous, like the weight, may be x. ``shape``: (threads, vectors a thread) for measurements. Returns ``out``.
     """
+    if x.dtype == torch.float32:
+        return _launch(None, x, weight, eps, out, pdl, shape)
     return _launch(x, None, weight, eps, out, pdl, shape)
 
 
@@ -75,48 +78,52 @@ def add_rms_norm(
     check_shape(residual, tuple(x.shape), "residual")
     if residual.dtype != torch.float32 or residual.device != x.device:
         check_like(residual, x, "residual")
-    check_rows(residual, "residual")
     return _launch(x, residual, weight, eps, out, pdl, shape)
 
 
 def _launch(
-    x: torch.Tensor,
-    residual: torch.Tensor | None,
+    x: torch.Tensor | None,
+    stream: torch.Tensor | None,
     weight: torch.Tensor,
     eps: float,
     out: torch.Tensor | None,
     pdl: bool,
     shape: tuple[int, int] | None,
 ) -> torch.Tensor:
-    scalar = scalar_name(x, "x")
-    check_shape(x, (None, None), "x")
-    check_rows(x, "x")
-    num_tokens, hidden = x.shape
+    rows = x if x is not None else stream
+    assert rows is not None
+    scalar = scalar_name(weight, "weight")
+    check_shape(rows, (None, None), "x")
+    num_tokens, hidden = rows.shape
     if hidden % 8 or not 0 < hidden <= MAX_HIDDEN:
         raise ValueError(f"the row length must be a multiple of 8 up to {MAX_HIDDEN}, got {hidden}")
     check_shape(weight, (hidden,), "weight")
-    check_like(weight, x, "weight")
+    if x is not None:
+        check_rows(x, "x")
+        check_like(weight, x, "weight")
+    if stream is not None:
+        check_rows(stream, "the residual stream")
     if out is None:
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        out = torch.empty(rows.shape, dtype=weight.dtype, device=rows.device)
     check_shape(out, (num_tokens, hidden), "out")
-    check_like(out, x, "out")
+    check_like(out, weight, "out")
     if not out.is_contiguous():
         raise ValueError(f"out must be contiguous, got strides {out.stride()}")
     if num_tokens == 0:
         return out
-    stream = None if residual is None else "float" if residual.dtype == torch.float32 else scalar
-    kernel, threads = _kernel(scalar, hidden, stream, x.device, shape)
+    stream_name = None if stream is None else "float" if stream.dtype == torch.float32 else scalar
+    kernel, threads = _kernel(scalar, hidden, x is not None, stream_name, rows.device, shape)
     kernel.launch(
         grid=(num_tokens, 1, 1),
         block=(threads, 1, 1),
         args=(
             x,
-            residual,
+            stream,
             weight,
             out,
             jit.i32(hidden),
-            jit.i64(x.stride(0)),
-            jit.i64(residual.stride(0) if residual is not None else 0),
+            jit.i64(0 if x is None else x.stride(0)),
+            jit.i64(0 if stream is None else stream.stride(0)),
             jit.f32(eps),
         ),
         pdl=pdl,

@@ -1,6 +1,7 @@
 """One token per row of logits, greedy or drawn, without sorting; the rules of ``layers/sampler.py`` in one launch."""
 
 import struct
+import sys
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,9 +12,9 @@ from nanopd.kernels.checks import SCALAR_NAMES, check_index, check_shape
 from nanopd.kernels.nvrtc import KernelSpec, spec
 
 _LOGITS = {**SCALAR_NAMES, torch.float32: "float"}
-_PARAMS = struct.Struct("8Qq4i")  # struct Params in sampling.cu
-_GROUP = 8
-_SHARED_LIMIT = 227 * 1024  # bytes a CTA, sm_90
+_PARAMS = struct.Struct("7Qq4i")  # struct Params in sampling.cu
+_GROUP = 8  # a multiple of what one 16-byte load holds
+_MAX_VOCAB = 1 << 18  # sums of masses as integers overflow beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +24,27 @@ class SamplingConfig:
     cluster: int
     threads: int
     min_ctas: int
-    slice_in_shared: bool
 
     def slice_tokens(self, vocab: int) -> int:
         """Tokens a CTA."""
         return -(-vocab // (self.cluster * _GROUP)) * _GROUP
 
-    def shared_bytes(self, vocab: int, element_bytes: int, has_filters: bool) -> int:
-        """The slice, and struct Shared rounded up: two histograms of 2048 counts, and a little for each warp and CTA."""
-        slice_bytes = self.slice_tokens(vocab) * element_bytes if self.slice_in_shared else 0
-        return slice_bytes + (18 if has_filters else 2) * 1024
 
-
-# Few rows: clusters, for latency. Many rows (or no clusters): one CTA each, and the L2 for what is read again.
-FEW_ROWS = SamplingConfig(8, 256, 4, True)
-MANY_ROWS = SamplingConfig(1, 512, 2, False)
-MANY_FILTERED_ROWS = SamplingConfig(1, 1024, 1, False)
-_FEW = 64
+# (most rows, shape of the launch), measured on an H200 with V = 151,936 in float32 (docs/en/kernels/sampling.md). Few rows: clusters, for
+# latency. Many rows, or no clusters: one CTA each.
+Ladder = tuple[tuple[int, SamplingConfig], ...]
+PLAIN: Ladder = (
+    (16, SamplingConfig(8, 512, 2)),
+    (32, SamplingConfig(4, 512, 2)),
+    (64, SamplingConfig(2, 1024, 1)),
+    (128, SamplingConfig(1, 1024, 1)),
+    (sys.maxsize, SamplingConfig(1, 512, 2)),
+)
+FILTERED: Ladder = (
+    (16, SamplingConfig(8, 512, 1)),
+    (64, SamplingConfig(2, 1024, 1)),
+    (sys.maxsize, SamplingConfig(1, 1024, 1)),
+)
 
 
 def _spec(logit: str, greedy_only: bool, has_filters: bool, config: SamplingConfig) -> KernelSpec:
@@ -51,21 +56,17 @@ def _spec(logit: str, greedy_only: bool, has_filters: bool, config: SamplingConf
         CLUSTER=config.cluster,
         THREADS=config.threads,
         MIN_CTAS=config.min_ctas,
-        SLICE_IN_SHARED=config.slice_in_shared,
         GREEDY_ONLY=greedy_only,
         HAS_FILTERS=has_filters,
     )
 
 
+# float32 is what the engine samples from; of the 16-bit types one shape shows that they compile.
 CONFIGS: tuple[KernelSpec, ...] = tuple(
     _spec(logit, greedy, filters, config)
     for logit in _LOGITS.values()
-    for greedy, filters, configs in (
-        (True, False, (FEW_ROWS, MANY_ROWS)),
-        (False, False, (FEW_ROWS, MANY_ROWS)),
-        (False, True, (FEW_ROWS, MANY_FILTERED_ROWS)),
-    )
-    for config in configs
+    for greedy, filters, ladder in ((True, False, PLAIN), (False, False, PLAIN), (False, True, FILTERED))
+    for _, config in (ladder if logit == "float" else ladder[-1:])
 )
 
 
@@ -76,14 +77,9 @@ def _kernel(
     return jit.load_spec(_spec(logit, greedy_only, has_filters, config), device)
 
 
-def choose_config(
-    num_rows: int, vocab: int, element_bytes: int, has_filters: bool, has_clusters: bool
-) -> SamplingConfig:
-    """Measured on an H200 with V = 151,936 (docs/en/kernels/sampling.md): the two cross between 64 and 128 rows."""
-    fits = FEW_ROWS.shared_bytes(vocab, element_bytes, has_filters) <= _SHARED_LIMIT
-    if has_clusters and num_rows <= _FEW and fits:
-        return FEW_ROWS
-    return MANY_FILTERED_ROWS if has_filters else MANY_ROWS
+def choose_config(num_rows: int, has_filters: bool, has_clusters: bool) -> SamplingConfig:
+    ladder = FILTERED if has_filters else PLAIN
+    return next(config for most, config in ladder if num_rows <= most and (has_clusters or config.cluster == 1))
 
 
 @cache
@@ -94,13 +90,12 @@ def _has_clusters(device: torch.device) -> bool:
 def greedy(
     logits: torch.Tensor,
     out: torch.Tensor | None = None,
-    logprob: torch.Tensor | None = None,
     *,
     pdl: bool = False,
     config: SamplingConfig | None = None,
 ) -> torch.Tensor:
     """The most probable token of each row, the lowest id among equals. Arguments as of ``sample``."""
-    return _launch(logits, None, None, None, None, None, out, logprob, True, False, pdl, config)
+    return _launch(logits, None, None, None, None, None, out, True, False, pdl, config)
 
 
 def sample(
@@ -111,7 +106,6 @@ def sample(
     top_p: torch.Tensor | None = None,
     min_p: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
-    logprob: torch.Tensor | None = None,
     *,
     pdl: bool = False,
     config: SamplingConfig | None = None,
@@ -120,13 +114,12 @@ def sample(
 
     logits [B, V] bf16, fp16 or float32, rows may lie apart; temperature [B] float32; uniform [B] float32 in [0, 1);
     top_k [B] int32 or int64, 0 = off; top_p [B] float32, 1 = off; min_p [B] float32, 0 = off: all three or none. Equal
-    logits are kept or cut together. ``out`` [B] int64 (default) or int32; ``logprob`` [B] float32, if given, receives
-    log softmax of the untempered logits at the chosen token. Returns ``out``.
+    logits are kept or cut together. V is at most 2^18. ``out`` [B] int64 (default) or int32. Returns ``out``.
     """
     filters = [tensor for tensor in (top_k, top_p, min_p) if tensor is not None]
     if len(filters) not in (0, 3):
         raise ValueError("top_k, top_p and min_p must be given together, or none of them")
-    return _launch(logits, temperature, top_k, top_p, min_p, uniform, out, logprob, False, bool(filters), pdl, config)
+    return _launch(logits, temperature, top_k, top_p, min_p, uniform, out, False, bool(filters), pdl, config)
 
 
 def _launch(
@@ -137,7 +130,6 @@ def _launch(
     min_p: torch.Tensor | None,
     uniform: torch.Tensor | None,
     out: torch.Tensor | None,
-    logprob: torch.Tensor | None,
     greedy_only: bool,
     has_filters: bool,
     pdl: bool,
@@ -149,7 +141,9 @@ def _launch(
     if logits.stride(1) != 1:
         raise ValueError(f"logits must have contiguous rows, got strides {logits.stride()}")
     num_rows, vocab = logits.shape
-    floats = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "uniform": uniform, "logprob": logprob}
+    if vocab > _MAX_VOCAB:
+        raise ValueError(f"logits must have at most {_MAX_VOCAB} columns, got {vocab}")
+    floats = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "uniform": uniform}
     for name, tensor in floats.items():
         if tensor is None:
             continue
@@ -166,8 +160,8 @@ def _launch(
             check_index(index, (torch.int32, torch.int64), logits, name)
     if num_rows == 0:
         return out
-    config = config or choose_config(num_rows, vocab, logits.element_size(), has_filters, _has_clusters(logits.device))
-    pointers = (logits, temperature, top_k, top_p, min_p, uniform, out, logprob)
+    config = config or choose_config(num_rows, has_filters, _has_clusters(logits.device))
+    pointers = (logits, temperature, top_k, top_p, min_p, uniform, out)
     params = _PARAMS.pack(
         *(0 if tensor is None else tensor.data_ptr() for tensor in pointers),
         logits.stride(0),
@@ -180,7 +174,6 @@ def _launch(
         grid=(num_rows * config.cluster, 1, 1),
         block=(config.threads, 1, 1),
         args=(params,),
-        smem_bytes=config.shared_bytes(vocab, logits.element_size(), has_filters),
         pdl=pdl,
         cluster=(config.cluster, 1, 1) if config.cluster > 1 else None,
     )

@@ -17,7 +17,7 @@ from nanopd.kernels.tensor_map import tensor_map
 
 MAX_ROWS = stream_gemm.MAX_ROWS  # of x
 _MMA_ROWS = 8  # up to here skinny_gemm.cu reads faster than stream_gemm
-_STORE, _ADD_RESIDUAL, _SILU_MUL = 0, 1, 2  # Epilogue in skinny_gemm.cu
+_STORE, _SILU_MUL, _STORE_FLOAT = 0, 1, 2  # Epilogue in skinny_gemm.cu
 _PARAMS = struct.Struct("128s3Qq5i12x")  # struct Params
 _WARPS, _TILE_ROWS, _PANEL, _STAGE_K = 8, 16, 64, 512
 _SHARED_LIMIT = 227 * 1024
@@ -60,7 +60,7 @@ def _spec(scalar: str, epilogue: int, x_tiles: int, config: GemmConfig) -> Kerne
 CONFIGS: tuple[KernelSpec, ...] = tuple(
     _spec(scalar, epilogue, x_tiles, config)
     for scalar in SCALAR_NAMES.values()
-    for epilogue in (_STORE, _ADD_RESIDUAL, _SILU_MUL)
+    for epilogue in (_STORE, _SILU_MUL, _STORE_FLOAT)
     for x_tiles, config in _DEFAULTS.items()
 )
 
@@ -77,13 +77,14 @@ def supports(m: int, n: int, k: int, device: torch.device) -> bool:
     return stream_gemm.supports(m, n, k, device)
 
 
-def prefers(m: int, n: int, k: int, device: torch.device) -> bool:
-    """Whether these kernels beat cuBLAS there.
+def prefers(m: int, n: int, k: int, device: torch.device, has_silu: bool) -> bool:
+    """Whether these kernels beat cuBLAS there (followed by a kernel for the activation, if ``has_silu``).
 
-    Measured on an H200 with the shapes of Qwen3-8B (benchmarks/results/linear_1xh200_2026-11-24.md), milliseconds of a whole decode step at
-    context 1152, ours / cuBLAS: M = 1: 4.16 / 4.65, 8: 4.56 / 5.13, 16: 5.14 / 5.20, 32: 5.88 / 6.12, 64: 7.38 / 7.47, 128: 10.55 / 10.28.
+    Measured on an H200 with the shapes of Qwen3-8B (docs/en/kernels/linear.md), milliseconds of a whole decode step at context 1152, ours / cuBLAS:
+    M = 1: 4.16 / 4.65, 8: 4.56 / 5.13, 16: 5.14 / 5.20, 32: 5.88 / 6.12, 64: 7.38 / 7.47, 128: 10.55 / 10.28. At 128 gate-up with its activation
+    takes 54.7 us / 59.5, the others lose.
     """
-    return m <= 64 and supports(m, n, k, device)
+    return m <= (MAX_ROWS if has_silu else 64) and supports(m, n, k, device)
 
 
 def _tiles_per_cta(num_tiles: int, device: torch.device) -> int:
@@ -101,23 +102,11 @@ def skinny_linear(
 ) -> torch.Tensor:
     """out = x weight^T + bias, summed in float32.
 
-    x [M, K] bf16 or fp16, rows may lie apart; weight [N, K] contiguous; bias [N]; ``out`` [M, N] contiguous. M <= 8: K a
-    multiple of 512; M <= 128, sm_90a: K a multiple of 64, N of 16. ``config`` is for measurements. Returns ``out``.
+    x [M, K] bf16 or fp16, rows may lie apart; weight [N, K] contiguous; bias [N]; ``out`` [M, N] like x or float32, contiguous. M <= 8: K
+    a multiple of 512; M <= 128, sm_90a: K a multiple of 64, N of 16. ``config`` is for measurements. Returns ``out``.
     """
-    return _launch(x, weight, bias, out, _STORE, pdl, config)
-
-
-def skinny_linear_add(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    residual: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    *,
-    pdl: bool = False,
-    config: GemmConfig | StreamConfig | None = None,
-) -> torch.Tensor:
-    """residual [M, N] += x weight^T + bias, in place; the product is rounded before the addition. Returns ``residual``."""
-    return _launch(x, weight, bias, residual, _ADD_RESIDUAL, pdl, config)
+    is_float = out is not None and out.dtype == torch.float32
+    return _launch(x, weight, bias, out, _STORE_FLOAT if is_float else _STORE, pdl, config)
 
 
 def skinny_linear_silu_mul(
@@ -158,7 +147,8 @@ def _launch(
     if out is None:
         out = torch.empty((m, width), dtype=x.dtype, device=x.device)
     check_shape(out, (m, width), "out")
-    check_like(out, x, "out")
+    if epilogue != _STORE_FLOAT or out.device != x.device:
+        check_like(out, x, "out")
     if not out.is_contiguous():
         raise ValueError(f"out must be contiguous, got strides {out.stride()}")
     if config is None:

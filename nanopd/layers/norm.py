@@ -8,8 +8,8 @@ from nanopd.layers.dispatch import uses_kernels
 
 
 def rms_norm(x_TE: torch.Tensor, weight_E: torch.Tensor, eps: float) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension; statistics in float32."""
-    if uses_kernels(x_TE):
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, in the weight's dtype; x like it or float32, statistics in float32."""
+    if uses_kernels(weight_E):
         from nanopd.kernels import norm
         from nanopd.kernels.jit import supports_pdl
 
@@ -22,7 +22,7 @@ def rms_norm(x_TE: torch.Tensor, weight_E: torch.Tensor, eps: float) -> torch.Te
 
 def add_rms_norm_(x_TE: torch.Tensor, residual_TE: torch.Tensor, weight_E: torch.Tensor, eps: float) -> torch.Tensor:
     """Adds x to the residual stream (float32, or like x) in place and returns the stream's norm in x's dtype."""
-    if uses_kernels(x_TE):
+    if uses_kernels(weight_E):
         from nanopd.kernels import norm
         from nanopd.kernels.jit import supports_pdl
 

@@ -3,7 +3,7 @@
 Weights are plain tensors and a layer is a function: the hot path has no module machinery, no host synchronisation and only shapes fixed by its
 inputs, so that a CUDA graph can capture it.
 
-Shape legend: T tokens in the step, E hidden size, V vocabulary, R rows to be sampled.
+Shape legend: T tokens in the step, E hidden size, X all query heads, V vocabulary, R rows to be sampled.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from nanopd.attention.backend import AttentionBackend, AttentionBatch, HeadNorms
 from nanopd.config import ModelConfig
 from nanopd.kv_cache import KvCache
 from nanopd.layers.embedding import embed
-from nanopd.layers.linear import linear, linear_silu_mul
+from nanopd.layers.linear import linear, linear_float32, linear_silu_mul
 from nanopd.layers.norm import add_rms_norm_, rms_norm
 
 
@@ -54,28 +54,36 @@ class Decoder:
         self.final_norm = tensors["final_norm.weight"]
         self.layers = tuple(_layer_weights(config, tensors, index) for index in range(config.num_layers))
 
-    def forward(self, token_ids_T: torch.Tensor, batch: AttentionBatch, kv: KvCache) -> torch.Tensor:
-        """Stores the tokens' KV and returns their hidden states after the final norm, [T, E]."""
+    def forward(
+        self, token_ids_T: torch.Tensor, batch: AttentionBatch, kv: KvCache, rows_R: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Stores the tokens' KV and returns their hidden states after the final norm, [T, E].
+
+        ``rows_R``: the tokens whose hidden states are wanted, [R, E]; of the last layer the others need no more than their KV.
+        """
         eps = self.config.rms_norm_eps
-        x_TE = embed(token_ids_T, self.embedding)
-        residual_TE = x_TE.float()  # the stream is summed in float32 whatever the model's dtype: 60 roundings less
-        x_TE = rms_norm(x_TE, self.layers[0].input_norm, eps)
+        residual_TE = embed(token_ids_T, self.embedding)  # float32 whatever the model's dtype: sixty roundings less
+        x_TE = rms_norm(residual_TE, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
             qkv_TX = linear(x_TE, layer.qkv, layer.qkv_bias)
             q_THD = self.attention.store(qkv_TX, self.cos_sin_PD, layer.head_norms, kv.layer(index), batch)
+            is_last = index + 1 == len(self.layers)
+            if is_last and rows_R is not None and not len(rows_R):
+                return x_TE[:0]
             out_THD = self.attention.attend(q_THD, kv.layer(index), batch)
-            x_TE = linear(out_THD.reshape(x_TE.shape[0], -1), layer.o, layer.o_bias)
+            attended_TX = out_THD.reshape(x_TE.shape[0], -1)
+            if is_last and rows_R is not None:
+                attended_TX, residual_TE = attended_TX.index_select(0, rows_R), residual_TE.index_select(0, rows_R)
+            x_TE = linear(attended_TX, layer.o, layer.o_bias)
             x_TE = add_rms_norm_(x_TE, residual_TE, layer.mlp_norm, eps)
             x_TE = linear(linear_silu_mul(x_TE, layer.gate_up, layer.gate_up_bias), layer.down, layer.down_bias)
-            is_last = index + 1 == len(self.layers)
-            x_TE = add_rms_norm_(
-                x_TE, residual_TE, self.final_norm if is_last else self.layers[index + 1].input_norm, eps
-            )
+            norm_E = self.final_norm if is_last else self.layers[index + 1].input_norm
+            x_TE = add_rms_norm_(x_TE, residual_TE, norm_E, eps)
         return x_TE
 
     def logits(self, hidden_RE: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """[R, V] in the model's dtype."""
-        return linear(hidden_RE, self.lm_head, out=out)
+        """float32 [R, V]: at 16 and above bfloat16 tells apart only what is 0.125 away, too coarse to choose tokens by."""
+        return linear_float32(hidden_RE, self.lm_head, out)
 
 
 def _layer_weights(config: ModelConfig, tensors: dict[str, torch.Tensor], index: int) -> LayerWeights:

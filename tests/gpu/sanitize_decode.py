@@ -1,6 +1,6 @@
 """Small launches of decode, rope_store and move_blocks, to be run under a checker:
 
-compute-sanitizer --tool memcheck python tests/gpu/sanitize_decode.py
+compute-sanitizer --tool memcheck --report-api-errors no python tests/gpu/sanitize_decode.py
 compute-sanitizer --tool racecheck python tests/gpu/sanitize_decode.py
 """
 

@@ -43,6 +43,8 @@ def test_embedding(ids_dtype, hidden):
     out = torch.full((77, hidden), float("nan"), device=DEVICE, dtype=torch.bfloat16)
     embedding(ids, table, out)
     assert torch.equal(out, table[ids.long()])
+    wide = torch.full((77, hidden), float("nan"), device=DEVICE)
+    assert torch.equal(embedding(ids, table, wide), table[ids.long()].float())
     ids[3], ids[4] = -1, 1000
     embedding(ids, table, out)
     assert not out[3].any() and not out[4].any() and torch.equal(out[5:], table[ids[5:].long()])

@@ -1,7 +1,4 @@
-"""The engine on a GPU: captured steps against ordinary ones, and real text through the CUDA path against the float32 reference."""
-
-import json
-from pathlib import Path
+"""The engine on a GPU: captured steps against ordinary ones."""
 
 import pytest
 import torch
@@ -17,23 +14,20 @@ from nanopd.scheduler import Scheduler
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "smollm2_greedy_reference.json").read_text())["prompts"]
-BF16_GAP = 0.15  # how far apart two logprobs must be for bf16 to tell them apart
 
-
-def load(model, load_format="auto", block_size=16, **options):
-    cache = CacheConfig(block_size=block_size, num_blocks=8192 // block_size, enable_prefix_cache=False)
+def load(model, **options):
+    cache = CacheConfig(block_size=16, num_blocks=512, enable_prefix_cache=False)
     scheduler = SchedulerConfig(max_num_seqs=24)
     config = EngineConfig(
-        model, dtype="bfloat16", device="cuda", load_format=load_format, cache=cache, scheduler=scheduler, **options
+        model, dtype="bfloat16", device="cuda", load_format="dummy", cache=cache, scheduler=scheduler, **options
     )
     return ModelRunner.load(config)
 
 
-def serve(runner, prompts, num_tokens, chunk=None, depth=2, **params):
+def serve(runner, prompts, num_tokens, **params):
     blocks = BlockManager(runner.kv_cache.num_blocks, runner.kv_cache.block_size, False)
-    scheduler = Scheduler(SchedulerConfig(max_num_seqs=24, prefill_chunk_size=chunk), blocks, runner.max_model_len)
-    engine = Engine(scheduler, runner, VirtualClock(), depth)
+    scheduler = Scheduler(SchedulerConfig(max_num_seqs=24), blocks, runner.max_model_len)
+    engine = Engine(scheduler, runner, VirtualClock(), 2)
     outputs = {str(index): [] for index in range(len(prompts))}
     for index, prompt in enumerate(prompts):
         sampling = SamplingParams(
@@ -59,20 +53,6 @@ def test_captured_steps_equal_ordinary_ones(tmp_path, params):
     }
     model = dummy_folder(tmp_path, model_type="qwen3", **sizes)
     prompts = [[(7 * i + j) % 90 for j in range(3 + 5 * i)] for i in range(11)]
-    graphs = serve(load(model, "dummy"), prompts, 40, **params)
-    ordinary = serve(load(model, "dummy", cuda_graphs=False), prompts, 40, **params)
+    graphs = serve(load(model), prompts, 40, **params)
+    ordinary = serve(load(model, cuda_graphs=False), prompts, 40, **params)
     assert graphs == ordinary
-
-
-@pytest.fixture(scope="module", params=[16, 32])
-def smollm2(request):
-    return load("smollm2-135m-instruct", block_size=request.param)
-
-
-@pytest.mark.parametrize("chunk", [None, 64, 16, 7, 1])
-def test_real_text_parts_from_the_reference_only_at_close_calls(smollm2, chunk):
-    served = serve(smollm2, [prompt["prompt_ids"] for prompt in REFERENCE], 64, chunk)
-    for prompt, tokens in zip(REFERENCE, served, strict=True):
-        parting = next((i for i, (a, b) in enumerate(zip(tokens, prompt["output_ids"], strict=True)) if a != b), None)
-        if parting is not None:
-            assert prompt["top1_top2_logprob_gap"][parting] < BF16_GAP, f"token {parting} of {prompt['kind']}"

@@ -15,7 +15,7 @@ def error(out, reference):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("hidden", HIDDENS)
-@pytest.mark.parametrize("add", [None, "like x", "float32"])
+@pytest.mark.parametrize("add", [None, "like x", "float32", "nothing to a float32 stream"])
 def test_against_float64(dtype, hidden, add):
     from nanopd.kernels.norm import add_rms_norm, rms_norm
 
@@ -29,7 +29,11 @@ def test_against_float64(dtype, hidden, add):
         weight = torch.randn(hidden, device=DEVICE, dtype=dtype)
         out = torch.full((num_tokens, hidden), float("nan"), device=DEVICE, dtype=dtype)
         stream = x.double()
-        if add:
+        if add == "nothing to a float32 stream":
+            x = torch.nn.functional.pad(x.float() * 1.01, (0, apart))[:, :hidden]
+            stream = x.double()
+            rms_norm(x, weight, 1e-6, out)
+        elif add:
             stream = (x.float() + residual.float()).to(stream_dtype).double()
             add_rms_norm(x, residual, weight, 1e-6, out)
             assert torch.equal(residual.double(), stream)
@@ -57,6 +61,8 @@ def test_bad_arguments():
     weight = torch.ones(64, device=DEVICE, dtype=torch.bfloat16)
     with pytest.raises(TypeError, match="bfloat16 or float16"):
         rms_norm(x.float(), weight.float(), 1e-5)
+    with pytest.raises(ValueError, match="weight must be"):
+        rms_norm(x, weight.half(), 1e-5)
     with pytest.raises(ValueError, match="weight must have shape"):
         rms_norm(x, weight[:32], 1e-5)
     with pytest.raises(ValueError, match="multiple of 8 up to 16384"):

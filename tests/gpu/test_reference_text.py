@@ -28,22 +28,23 @@ MODEL = os.environ.get("NANOPD_TEST_GGUF", "smollm2-135m-instruct")
 CLEAR_GAP = 0.15
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["graphs", "eager"])
+@pytest.fixture(scope="module", params=[(True, 16), (True, 32), (False, 16)], ids=["graphs", "graphs-32", "eager"])
 def runner(request):
+    cuda_graphs, block_size = request.param
     try:
         resolve_model(MODEL)
     except UnknownModelError:
         pytest.skip("the embedded model is not installed")
-    cache = CacheConfig(block_size=16, num_blocks=512)
+    cache = CacheConfig(block_size=block_size, num_blocks=8192 // block_size)
     return ModelRunner.load(
-        EngineConfig(model=MODEL, dtype="bfloat16", device="cuda", cuda_graphs=request.param, cache=cache)
+        EngineConfig(model=MODEL, dtype="bfloat16", device="cuda", cuda_graphs=cuda_graphs, cache=cache)
     )
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 64, None])
 def test_greedy_tokens_follow_the_reference(runner, chunk, depth):
-    blocks = BlockManager(runner.kv_cache.num_blocks, 16, chunk == 16)
+    blocks = BlockManager(runner.kv_cache.num_blocks, runner.kv_cache.block_size, chunk == 16)
     scheduler = Scheduler(
         SchedulerConfig(prefill_chunk_size=chunk, max_num_batched_tokens=512), blocks, runner.max_model_len
     )

@@ -243,12 +243,13 @@ __device__ __forceinline__ void finish_shared_items(const Params& p, int num_ite
         if (shared.is_last[i]) combine(p, shared.items[i], split);
 }
 
-// Reads, before the predecessor has finished, context_lens, block_tables and all KV but each sequence's last tile: these must
-// be finished before the predecessor starts, as they are when that is rope_store.
+// Reads, before the predecessor has finished, context_lens, block_tables and all KV but each sequence's last tile: no kernel that may
+// still run, back to the last one launched without programmatic dependent launch, may write them.
 extern "C" __global__ void __launch_bounds__(kThreads, 1) paged_decode_kernel(const __grid_constant__ Params p) {
     extern __shared__ __align__(128) char ring[];  // [NUM_WARPS, NUM_STAGES, (K, V), TILE_KEYS, D]
     __shared__ Shared shared;
     const int warp = threadIdx.x / 32;
+    let_successor_start();  // a projection, whose first weights come while this kernel computes, where shared memory holds both
     const Plan plan = make_plan<TILE_KEYS, kThreads>(p.context_lens, p.num_seqs, p.num_kv_heads, p.min_tiles, shared.scan, &shared.plan);
     const Split split(plan.total, plan.num_ctas);
     const int begin = split.begin(blockIdx.x), end = blockIdx.x < plan.num_ctas ? split.begin(blockIdx.x + 1) : begin;
@@ -261,7 +262,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) paged_decode_kernel(co
         Loader loader{item, begin + warp, end, -1, 0, evict_first_policy()};
         for (int s = 0; s < NUM_STAGES; ++s) loader.issue(p, shared_address(stages) + s * kStageBytes);
         wait_for_predecessor();
-        let_successor_start();
 
         int num_shared = 0;
         int tile = begin + warp, stage = 0, used_stage = -1;  // used_stage: computed on, not refilled yet

@@ -47,8 +47,8 @@ extern "C" __global__ void __launch_bounds__(128) rope_store_kernel(const Params
     const int token = warp / warps_per_token;
     const int lane = threadIdx.x % 32, chunk = lane % kLanesPerHead;
     const int first_head = (warp % warps_per_token) * kHeadsPerWarp + lane / kLanesPerHead;
+    let_successor_start();  // paged_decode, whose KV of earlier steps comes while the projection before this ends
     wait_for_predecessor();
-    let_successor_start();  // not before: paged_decode reads ahead and counts on it
     if (token >= p.num_tokens) return;
 
     uint4 raw[kHeadsPerLane];

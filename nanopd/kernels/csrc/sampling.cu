@@ -1,12 +1,12 @@
 // One token per row of logits: greedy, or drawn after min-p, top-k and top-p, without sorting.
 //
-// Macros: LOGIT (__nv_bfloat16 | __half | float), CLUSTER (CTAs a row), THREADS, MIN_CTAS (an SM), SLICE_IN_SHARED (0 | 1),
-//         GREEDY_ONLY (0 | 1), HAS_FILTERS (0 | 1).
+// Macros: LOGIT (__nv_bfloat16 | __half | float), CLUSTER (CTAs a row), THREADS, MIN_CTAS (an SM), GREEDY_ONLY (0 | 1),
+//         HAS_FILTERS (0 | 1).
 //
-// A cluster of CTAs takes a row, each CTA a contiguous slice, each warp a contiguous run of it. The row is read from memory once:
-// that pass finds the maximum and, with a running maximum per thread, the mass of every run; the slice stays in shared memory for
-// what follows. Equal logits stand or fall together, so the filters keep "logit at least a cut" (sampling_cut.cuh).
-// The draw is by inversion in token order: which CTA, which warp's run, which piece of it, which token.
+// A cluster of CTAs takes a row, each CTA a contiguous slice, each warp a contiguous run of it. The first look at the row finds
+// the maximum and, with a running maximum per thread, the mass of every run; later looks are only where something can be found.
+// Equal logits stand or fall together, so the filters keep "logit at least a cut" (sampling_cut.cuh).
+// The draw is by inversion in token order: which CTA, which warp's run, which thread's piece of it, which token.
 // All sums are taken in a fixed order: equal inputs give equal tokens.
 #include <nanopd/pdl.cuh>
 #include <nanopd/sampling_cut.cuh>
@@ -21,48 +21,48 @@ struct Params {
     const float* min_p;        // [B], 0 = off
     const float* uniform;      // [B] in [0, 1)
     void* out;                 // [B] int32 or int64
-    float* logprob;            // [B] or null: log softmax of the raw logits at the token
     long long row_stride;
-    int vocab;
+    int vocab;                 // at most 2^18
     int slice;                 // tokens a CTA, a multiple of kGroup
     int top_k_is_64_bit, out_is_64_bit;
 };
 
-// ---- the pass over memory ----
+// ---- the first look ----
 
 struct Best {  // of a thread's tokens
     float logit = -INFINITY;
-    int group = -1;   // the first that holds it
     float sum = 0.f;  // of exp((logit - best) / temperature)
+    int group = -1;   // the first that holds it,
+    Raw raw;          // and what that group holds
+
+    __device__ void add(int at, const Raw& next, float scale) {
+        const float highest = next.highest();
+        if (highest > logit) {
+            if constexpr (!GREEDY_ONLY) sum *= exp2_approx((logit - highest) * scale);
+            logit = highest, group = at, raw = next;
+        }
+        if constexpr (GREEDY_ONLY) return;
+        if (group < 0) return;  // all are minus infinity so far
+        float x[kGroup];
+        next.unpack(x);
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) sum += exp2_approx((x[i] - logit) * scale);
+    }
+    __device__ int token(const Slice& slice) const {
+        int token = kNone;
+        if (group < 0) return token;
+        float x[kGroup];
+        raw.unpack(x);
+#pragma unroll
+        for (int i = kGroup - 1; i >= 0; --i)
+            if (x[i] == logit) token = slice.first + group * kGroup + i;
+        return token;
+    }
 };
 
-__device__ inline Best read_run(const Slice& slice, float scale) {
-    constexpr int kBatch = 4;  // loads in flight
+__device__ inline Best first_look(const Slice& slice, float scale) {
     Best best;
-    for (int base = slice.first_group + threadIdx.x % 32; base < slice.end_group; base += kBatch * 32) {
-        Raw raw[kBatch];
-#pragma unroll
-        for (int b = 0; b < kBatch; ++b)
-            if (slice.is_whole(base + b * 32)) raw[b] = Raw::load(slice.global + (base + b * 32) * kGroup);
-#pragma unroll
-        for (int b = 0; b < kBatch; ++b) {
-            const int group = base + b * 32;
-            if (group >= slice.end_group) break;
-            if (!slice.is_whole(group)) raw[b] = slice.load_partial(group);
-            if constexpr (SLICE_IN_SHARED) raw[b].store(slice.shared + group * kGroup);
-            const float highest = raw[b].highest();
-            if (highest > best.logit) {
-                best.sum *= exp2_approx((best.logit - highest) * scale);
-                best.logit = highest, best.group = group;
-            }
-            if constexpr (GREEDY_ONLY) continue;
-            if (best.group < 0) continue;  // all are minus infinity so far
-            float x[kGroup];
-            raw[b].unpack(x);
-#pragma unroll
-            for (int i = 0; i < kGroup; ++i) best.sum += exp2_approx((x[i] - best.logit) * scale);
-        }
-    }
+    slice.look_at_run([&](int group, const Raw& raw) { best.add(group, raw, scale); });
     return best;
 }
 
@@ -71,54 +71,34 @@ __device__ inline float rebased(float sum, float maximum, float higher, float sc
     return sum > 0.f ? sum * exp2_approx((maximum - higher) * scale) : 0.f;
 }
 
-// From threads to warps to this CTA.
-__device__ inline Peak cta_peak(const Best& best, float scale, Shared& shared) {
-    Peak peak = {best.logit, 0.f, best.logit};
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-        peak.maximum = fmaxf(peak.maximum, __shfl_xor_sync(0xffffffff, peak.maximum, distance));
-        peak.reached = fminf(peak.reached, __shfl_xor_sync(0xffffffff, peak.reached, distance));
-    }
-    peak.sum = lane_group_sum<32>(rebased(best.sum, best.logit, peak.maximum, scale));
-    if (threadIdx.x % 32 == 0) shared.warp_peaks[threadIdx.x / 32] = peak;
-    __syncthreads();
-    peak = {-INFINITY, 0.f, INFINITY};
-#pragma unroll 8
-    for (int w = 0; w < kWarps; ++w) {
-        peak.maximum = fmaxf(peak.maximum, shared.warp_peaks[w].maximum);
-        peak.reached = fminf(peak.reached, shared.warp_peaks[w].reached);
-    }
-#pragma unroll 8
-    for (int w = 0; w < kWarps; ++w)
-        peak.sum += rebased(shared.warp_peaks[w].sum, shared.warp_peaks[w].maximum, peak.maximum, scale);
-    return peak;
+// The lanes' peaks as one, in every lane.
+__device__ inline Peak joined(const Peak& mine, float scale) {
+    Peak all = Peak::none();
+    all.maximum = logit_of(__reduce_max_sync(kFullWarp, key_of(mine.maximum, 0.f)), 0.f);
+    all.token = __reduce_min_sync(kFullWarp, mine.maximum == all.maximum ? mine.token : kNone);
+    if constexpr (!GREEDY_ONLY) all.sum = lane_group_sum<32>(rebased(mine.sum, mine.maximum, all.maximum, scale));
+    if constexpr (HAS_FILTERS) all.reached = logit_of(__reduce_min_sync(kFullWarp, key_of(mine.reached, 0.f)), 0.f);
+    return all;
 }
 
-// ---- greedy ----
-
-// The lowest token that has the maximum, within the slice, in the thread that is to report it; -1 in all others.
-__device__ inline int first_maximum(const Slice& slice, const Best& best, float maximum, Shared& shared) {
-    int token = kNone;
-    if (best.logit == maximum && best.group >= 0) {
-        float x[kGroup];
-        slice.load(best.group).unpack(x);
-#pragma unroll
-        for (int i = kGroup - 1; i >= 0; --i)
-            if (x[i] == maximum) token = slice.first + best.group * kGroup + i;
+// From threads to warps to this CTA.
+__device__ inline Peak cta_peak(const Best& best, const Slice& slice, float scale, int top_k, Shared& shared) {
+    const int lane = threadIdx.x % 32;
+    const Peak mine = joined({best.logit, best.token(slice), best.sum, INFINITY}, scale);
+    if (lane == 0) shared.warp_peaks[threadIdx.x / 32] = mine;
+    __syncthreads();
+    Peak peak = joined(lane < kWarps ? shared.warp_peaks[lane] : Peak::none(), scale);
+    if constexpr (HAS_FILTERS) {
+        const int share = (top_k + kCtas - 1) / kCtas;
+        if (top_k > 0) peak.reached = share <= kThreads ? kth_best(best.logit, share) : -INFINITY;
     }
-    token = cta_min(token, shared);
-    publish(shared.cta_ints, token);
-    RowCluster::sync();
-    for (int r = 0; r < kCtas; ++r) token = min(token, shared.cta_ints[r]);
-    const bool is_mine = token >= slice.first && token < slice.first + slice.length;
-    return is_mine && threadIdx.x == 0 ? token - slice.first : -1;
+    return peak;
 }
 
 // ---- the draw ----
 
 // The kept mass of each token of a group.
-__device__ inline void kept_masses(const Row& row, unsigned cut, int group, float (&mass)[kGroup]) {
-    const Raw raw = row.slice.load(group);
+__device__ inline void kept_masses(const Row& row, unsigned cut, const Raw& raw, float (&mass)[kGroup]) {
     if (HAS_FILTERS && raw.highest() < logit_of(cut)) {
 #pragma unroll
         for (int i = 0; i < kGroup; ++i) mass[i] = 0.f;
@@ -133,132 +113,128 @@ __device__ inline void kept_masses(const Row& row, unsigned cut, int group, floa
     }
 }
 
-// Of groups [first_group, end_group), summed by a full warp.
-__device__ inline float kept_mass(const Row& row, unsigned cut, int first_group, int end_group) {
-    float sum = 0.f;
-    for (int group = first_group + threadIdx.x % 32; group < end_group; group += 32) {
-        float mass[kGroup];
-        kept_masses(row, cut, group, mass);
-#pragma unroll
-        for (int i = 0; i < kGroup; ++i) sum += mass[i];
-    }
-    return lane_group_sum<32>(sum);
-}
-
-// The kept mass of every warp's run and every CTA's slice: from the first pass where all is kept, else by another one.
-__device__ inline void sum_runs(const Row& row, unsigned cut, Shared& shared) {
+// The kept mass of every warp's run and every CTA's slice: from the first look where all is kept, else by another one, of the
+// threads whose best token is kept.
+__device__ inline void sum_runs(const Row& row, unsigned cut, float best, Shared& shared) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (cut == 0 && !(row.min_mass > 0.f)) {
-        __syncthreads();
-        if (threadIdx.x < kWarps) {
-            const Peak& peak = shared.warp_peaks[threadIdx.x];
-            shared.run_sums[threadIdx.x] = rebased(peak.sum, peak.maximum, row.maximum, row.scale);
-        }
+        const Peak& run = shared.warp_peaks[warp];
+        if (lane == 0) shared.run_sums[warp] = rebased(run.sum, run.maximum, row.maximum, row.scale);
         if (threadIdx.x < kCtas) {
-            const Peak& peak = shared.cta_peaks[threadIdx.x];
-            shared.cta_sums[threadIdx.x] = rebased(peak.sum, peak.maximum, row.maximum, row.scale);
+            const Peak& slice = shared.cta_peaks[threadIdx.x];
+            shared.cta_sums[threadIdx.x] = rebased(slice.sum, slice.maximum, row.maximum, row.scale);
         }
         __syncthreads();
         return;
     }
-    const float sum = kept_mass(row, cut, row.slice.first_group, row.slice.end_group);
-    if (threadIdx.x % 32 == 0) shared.run_sums[threadIdx.x / 32] = sum;
+    float sum = 0.f;
+    const bool keeps_any = row.mass(best) >= row.min_mass && (cut == 0 || best >= logit_of(cut));
+    row.slice.look_at_shares(keeps_any, [&](int, const Raw& raw) {
+        float mass[kGroup];
+        kept_masses(row, cut, raw, mass);
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) sum += mass[i];
+    });
+    sum = lane_group_sum<32>(sum);
+    if (lane == 0) shared.run_sums[warp] = sum;
     __syncthreads();
-    float cta = 0.f;
-#pragma unroll 8
-    for (int w = 0; w < kWarps; ++w) cta += shared.run_sums[w];
-    publish(shared.cta_sums, cta);
+    publish(shared.cta_sums, lane_group_sum<32>(lane < kWarps ? shared.run_sums[lane] : 0.f));
     RowCluster::sync();
 }
 
 struct Run {
-    int index;
+    int index;     // -1: none
     float before;  // mass kept before it
 };
 
-// The first of n runs whose mass reaches past `target`; if rounding lets none do so, the last with any mass; -1 if none has.
-__device__ inline Run pick_run(const float* masses, int n, float target, float before) {
-    Run picked = {-1, 0.f};
-    for (int i = 0; i < n; ++i) {
-        if (masses[i] > 0.f) picked = {i, before};
-        before += masses[i];
-        if (before > target) break;
-    }
-    return picked;
+// Of the runs whose masses the lanes hold, the first whose end lies past `target`; if rounding lets none do so, the last with
+// any mass.
+__device__ inline Run pick_run(float mass, float target, float before) {
+    const float upto = lane_scan(mass);
+    const unsigned with_mass = __ballot_sync(kFullWarp, mass > 0.f);
+    const unsigned hits = __ballot_sync(kFullWarp, mass > 0.f && before + upto > target);
+    const int index = hits ? __ffs(hits) - 1 : 31 - __clz(with_mass);
+    const float earlier = __shfl_sync(kFullWarp, upto, max(index - 1, 0));
+    return {index, index > 0 ? before + earlier : before};
 }
 
-// The token within the slice, from groups [first_group, end_group); a full warp calls.
-__device__ inline int pick_token(const Row& row, unsigned cut, float target, float before, int first_group, int end_group) {
-    const int lane = threadIdx.x % 32;
-    int token = -1;  // the last one kept so far
-    for (int base = first_group; base < end_group; base += 32) {
-        const int group = base + lane;
-        float mass[kGroup] = {};
-        if (group < end_group) kept_masses(row, cut, group, mass);
-        float upto = 0.f;
+// A thread's piece of the run that is drawn from.
+struct Piece {
+    const Row& row;
+    unsigned cut;
+    int begin, end;  // groups
+
+    __device__ float mass() const {
+        float sum = 0.f;
+        row.slice.look<4>(begin, end, 1, [&](int, const Raw& raw) {
+            float mass[kGroup];
+            kept_masses(row, cut, raw, mass);
 #pragma unroll
-        for (int i = 0; i < kGroup; ++i) upto += mass[i];
-        const bool has_mass = upto > 0.f;
-#pragma unroll
-        for (int distance = 1; distance < 32; distance *= 2) {
-            const float earlier = __shfl_up_sync(0xffffffff, upto, distance);
-            if (lane >= distance) upto += earlier;
-        }
-        const unsigned hits = __ballot_sync(0xffffffff, has_mass && before + upto > target);
-        const bool is_hit = hits && lane == __ffs(hits) - 1;
-        float reached = __shfl_up_sync(0xffffffff, upto, 1);
-        reached = lane ? before + reached : before;
-        bool done = false;
-#pragma unroll
-        for (int i = 0; i < kGroup; ++i) {
-            if (done || !(mass[i] > 0.f)) continue;
-            token = group * kGroup + i;
-            reached += mass[i];
-            done = is_hit && reached > target;
-        }
-        if (hits) return __shfl_sync(0xffffffff, token, __ffs(hits) - 1);
-        before += __shfl_sync(0xffffffff, upto, 31);
+            for (int i = 0; i < kGroup; ++i) sum += mass[i];
+        });
+        return sum;
     }
-    return __reduce_max_sync(0xffffffff, token);
-}
+
+    // The token within the slice by which the mass kept passes `target`, or the last kept one.
+    __device__ int token(float target, float before) const {
+        int token = -1;
+        row.slice.look<4>(begin, end, 1, [&](int group, const Raw& raw) {
+            float mass[kGroup];
+            kept_masses(row, cut, raw, mass);
+#pragma unroll
+            for (int i = 0; i < kGroup; ++i) {
+                if (before > target || !(mass[i] > 0.f)) continue;
+                token = group * kGroup + i;
+                before += mass[i];
+            }
+        });
+        return token;
+    }
+};
 
 // Every CTA of the cluster calls; the token within the slice in the thread that is to report it, -1 in all others.
-__device__ inline int draw(const Row& row, unsigned cut, float uniform, Shared& shared) {
-    sum_runs(row, cut, shared);
-    float total = 0.f;
-    for (int r = 0; r < kCtas; ++r) total += shared.cta_sums[r];
-    const float target = uniform * total;
-    Run run = pick_run(shared.cta_sums, kCtas, target, 0.f);
+__device__ inline int draw(const Row& row, unsigned cut, float best, float uniform, Shared& shared) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    sum_runs(row, cut, best, shared);
+    const float cta_sum = lane < kCtas ? shared.cta_sums[lane] : 0.f;
+    const float target = uniform * lane_group_sum<32>(cta_sum);
+    Run run = pick_run(cta_sum, target, 0.f);
     if (run.index != RowCluster::rank()) return -1;
-    run = pick_run(shared.run_sums, kWarps, target, run.before);
+    run = pick_run(lane < kWarps ? shared.run_sums[lane] : 0.f, target, run.before);
     if (run.index < 0) return -1;
-    // All warps share that run, so that none has a long way to walk alone.
+    // All threads share that run, so that none has a long way to walk alone.
     const int first_group = run.index * row.slice.run_groups;
-    const int num_groups = min(row.slice.run_groups, row.slice.num_groups() - first_group);
-    const int piece = (num_groups + kWarps - 1) / kWarps;
-    const int warp = threadIdx.x / 32;
-    const int begin = first_group + min(warp * piece, num_groups), end = first_group + min((warp + 1) * piece, num_groups);
-    const float sum = kept_mass(row, cut, begin, end);
-    if (threadIdx.x % 32 == 0) shared.piece_sums[warp] = sum;
+    const int end_group = min(first_group + row.slice.run_groups, row.slice.num_groups());
+    const int groups = (row.slice.run_groups + kThreads - 1) / kThreads;
+    const int begin = min(first_group + static_cast<int>(threadIdx.x) * groups, end_group);
+    const Piece piece = {row, cut, begin, min(begin + groups, end_group)};
+    const float mass = piece.mass(), warp_mass = lane_group_sum<32>(mass);
+    if (lane == 0) shared.piece_sums[warp] = warp_mass;
     __syncthreads();
-    run = pick_run(shared.piece_sums, kWarps, target, run.before);
+    run = pick_run(lane < kWarps ? shared.piece_sums[lane] : 0.f, target, run.before);
     if (run.index != warp) return -1;
-    const int token = pick_token(row, cut, target, run.before, begin, end);
-    return threadIdx.x % 32 == 0 ? token : -1;
+    run = pick_run(mass, target, run.before);
+    return run.index == lane ? piece.token(target, run.before) : -1;
 }
 
 // ---- the kernel ----
 
-__device__ inline Slice my_slice(const Params& p, int index, LOGIT* shared) {
+__device__ inline Slice my_slice(const Params& p, int index) {
     Slice slice;
     slice.first = RowCluster::rank() * p.slice;
     slice.length = max(0, min(p.slice, p.vocab - slice.first));
-    slice.global = p.logits + index * p.row_stride + slice.first;
-    slice.shared = shared;
-    slice.aligned = reinterpret_cast<unsigned long long>(slice.global) % 16 == 0;
+    slice.logits = p.logits + index * p.row_stride + slice.first;
+    slice.aligned = reinterpret_cast<unsigned long long>(slice.logits) % 16 == 0;
     slice.run_groups = (slice.num_groups() + 32 * kWarps - 1) / (32 * kWarps) * 32;
     slice.first_group = min(static_cast<int>(threadIdx.x) / 32 * slice.run_groups, slice.num_groups());
     slice.end_group = min(slice.first_group + slice.run_groups, slice.num_groups());
     return slice;
+}
+
+// 0 where top-k is off or keeps all.
+__device__ inline int read_top_k(const Params& p, int index) {
+    const long long k = p.top_k_is_64_bit ? static_cast<const long long*>(p.top_k)[index] : static_cast<const int*>(p.top_k)[index];
+    return k <= 0 || k >= p.vocab ? 0 : static_cast<int>(k);
 }
 
 __device__ inline void write_token(const Params& p, int index, int token) {
@@ -269,58 +245,37 @@ __device__ inline void write_token(const Params& p, int index, int token) {
     }
 }
 
-// Grid: (B * CLUSTER, 1, 1) in clusters of CLUSTER. Dynamic shared memory: the slice, if SLICE_IN_SHARED, then Shared.
+// Grid: (B * CLUSTER, 1, 1) in clusters of CLUSTER.
 extern "C" __global__ void __launch_bounds__(kThreads, MIN_CTAS) sampling_kernel(const Params p) {
-    extern __shared__ __align__(16) char dynamic_shared[];
-    Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared + (SLICE_IN_SHARED ? p.slice * sizeof(LOGIT) : 0));
+    __shared__ Shared shared;
     RowCluster::arrive();  // this CTA runs: from the wait on, the others may write to its shared memory
-    let_successor_start();
     wait_for_predecessor();
     const int index = blockIdx.x / kCtas;
     const float temperature = GREEDY_ONLY ? 0.f : p.temperature[index];
     const bool is_greedy = !(temperature > 0.f);
+    const int top_k = HAS_FILTERS ? read_top_k(p, index) : 0;
     Row row;
-    row.slice = my_slice(p, index, reinterpret_cast<LOGIT*>(dynamic_shared));
+    row.slice = my_slice(p, index);
     row.scale = is_greedy ? kLog2e : kLog2e / temperature;
 
-    const Best best = read_run(row.slice, row.scale);
-    const Peak mine = cta_peak(best, row.scale, shared);
+    const Best best = first_look(row.slice, row.scale);
+    let_successor_start();  // earlier, its CTAs would take the places of ours unevenly: a quarter slower at 256 rows
+    const Peak mine = cta_peak(best, row.slice, row.scale, top_k, shared);
     RowCluster::wait();
     publish(shared.cta_peaks, mine);
     RowCluster::sync();
-    row.maximum = -INFINITY;
-    float total = 0.f;
-    for (int r = 0; r < kCtas; ++r) row.maximum = fmaxf(row.maximum, shared.cta_peaks[r].maximum);
-    for (int r = 0; r < kCtas; ++r)
-        total += rebased(shared.cta_peaks[r].sum, shared.cta_peaks[r].maximum, row.maximum, row.scale);
-    if (!(row.maximum > -INFINITY)) {  // every token is masked out
-        if (threadIdx.x == 0 && RowCluster::rank() == 0) {
-            write_token(p, index, 0);
-            if (p.logprob) p.logprob[index] = -INFINITY;
-        }
+    const Peak peak = joined(threadIdx.x % 32 < kCtas ? shared.cta_peaks[threadIdx.x % 32] : Peak::none(), row.scale);
+    if (is_greedy || peak.token == kNone) {  // none: every token is masked out
+        if (threadIdx.x == 0 && RowCluster::rank() == 0) write_token(p, index, peak.token == kNone ? 0 : peak.token);
         return;
     }
-
-    float raw_sum = 1.f;
-    if (p.logprob) {
-        Row raw = row;
-        raw.scale = kLog2e, raw.min_mass = 0.f;
-        raw_sum = mass_from(raw, 0, shared).sum;
-    }
-    int token;
-    if (is_greedy) {
-        token = first_maximum(row.slice, best, row.maximum, shared);
-    } else {
+    if constexpr (!GREEDY_ONLY) {
+        row.maximum = peak.maximum;
         row.min_mass = HAS_FILTERS ? p.min_p[index] : 0.f;
         unsigned cut = 0;
-        if constexpr (HAS_FILTERS) {
-            const long long top_k =
-                p.top_k_is_64_bit ? static_cast<const long long*>(p.top_k)[index] : static_cast<const int*>(p.top_k)[index];
-            cut = find_cut(row, best.logit, top_k, p.top_p[index], total, p.vocab, shared);
-        }
-        token = draw(row, cut, p.uniform[index], shared);
+        if constexpr (HAS_FILTERS)
+            cut = find_cut(row, best.logit, top_k, p.top_p[index], peak.sum, peak.reached, p.vocab, shared);
+        const int token = draw(row, cut, best.logit, p.uniform[index], shared);
+        if (token >= 0) write_token(p, index, row.slice.first + token);
     }
-    if (token < 0) return;
-    write_token(p, index, row.slice.first + token);
-    if (p.logprob) p.logprob[index] = static_cast<float>(row.slice.global[token]) - row.maximum - logf(raw_sum);
 }

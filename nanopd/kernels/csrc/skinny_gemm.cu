@@ -1,6 +1,6 @@
 // y[M, N] = x[M, K] w[N, K]^T for few rows of x: a stream of weights through the tensor cores at the speed of memory.
 //
-// Macros: SCALAR (__nv_bfloat16 | __half), EPILOGUE (0: store | 1: add to the residual | 2: silu(gate) * up),
+// Macros: SCALAR (__nv_bfloat16 | __half), EPILOGUE (0: store | 1: silu(gate) * up | 2: store float32),
 //         X_TILES (of 8 rows of x: 1 | 2 | 4), SLAB_K (elements of K whose x is held in registers), STAGES.
 //
 // One persistent CTA an SM takes tiles of 16 rows of w. TMA brings them, 16 rows x 512 a stage, into a ring that fills shared
@@ -15,14 +15,16 @@
 #include <nanopd/math.cuh>
 #include <nanopd/mma.cuh>
 #include <nanopd/pdl.cuh>
+#include <nanopd/scalar.cuh>
 #include <nanopd/sm90_tma.cuh>
 
 using namespace nanopd;
 
-enum Epilogue { kStore = 0, kAddResidual = 1, kSiluMul = 2 };
+enum Epilogue { kStore = 0, kSiluMul = 1, kStoreFloat = 2 };
 
 constexpr int kEpilogue = EPILOGUE;
 constexpr int kXTiles = X_TILES;
+using Out = Either<EPILOGUE == kStoreFloat, float, SCALAR>;
 constexpr int kStageK = 512;
 constexpr int kNumStages = STAGES;
 constexpr int kWarps = 8;
@@ -41,7 +43,7 @@ struct Params {
     TensorMap w;             // [K / 64, N, 64] in boxes of [kStageK / 64, 8, 64]; for kSiluMul the gate rows, then the up rows
     const SCALAR* x;         // [M, K], rows x_stride apart
     const SCALAR* bias;      // [N] or null
-    SCALAR* out;             // [M, N], or [M, N / 2] for kSiluMul; for kAddResidual it is read too
+    Out* out;                // [M, N], or [M, N / 2] for kSiluMul
     long long x_stride;
     int m, n, k;
     int num_tiles;
@@ -119,9 +121,8 @@ constexpr int kColumns = 8 * kXTiles;
 constexpr int kOutElements = (kOutRows * kColumns + kThreads - 1) / kThreads;
 
 struct Output {
-    SCALAR* at[kOutElements];  // null where nothing is to be written
+    Out* at[kOutElements];     // null where nothing is to be written
     int n[kOutElements];
-    float old[kOutElements];   // for kAddResidual, read long before it is needed
 
     __device__ Output(const Params& p, int tile) {
         const int width = kEpilogue == kSiluMul ? p.n / 2 : p.n;
@@ -131,7 +132,6 @@ struct Output {
             n[i] = tile * kOutRows + e / kColumns;
             const bool valid = e < kOutRows * kColumns && m < p.m && n[i] < width;
             at[i] = valid ? p.out + static_cast<long long>(m) * width + n[i] : nullptr;
-            if constexpr (kEpilogue == kAddResidual) old[i] = valid ? static_cast<float>(*at[i]) : 0.f;
         }
     }
     // `sum(e)` gives element e.
@@ -141,12 +141,11 @@ struct Output {
             if (!at[i]) continue;
             const int e = threadIdx.x + i * kThreads;
             float y = sum(e) + (p.bias ? static_cast<float>(p.bias[n[i]]) : 0.f);
-            if constexpr (kEpilogue == kAddResidual) y = static_cast<float>(SCALAR(y)) + old[i];
             if constexpr (kEpilogue == kSiluMul) {
                 const float up = sum(e + 8 * kColumns) + (p.bias ? static_cast<float>(p.bias[n[i] + p.n / 2]) : 0.f);
                 y = __fdividef(y, 1.f + exp2_approx(-kLog2e * y)) * up;
             }
-            *at[i] = SCALAR(y);
+            *at[i] = Out(y);
         }
     }
 };

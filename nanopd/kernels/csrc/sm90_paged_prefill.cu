@@ -282,8 +282,7 @@ struct Consumer {
         for (--n; n >= work.begin && (n + 1) * BLOCK_N > first_limit; --n) step(n, true);
         for (; n >= work.begin; --n) step(n, false);
 
-        __syncwarp();  // every lane has read `work`
-        release(&shared.work_empty);
+        barrier_arrive(&shared.work_empty);  // by every lane, for itself: each has read `work`
         const unsigned use = num_used++;
         barrier_wait(&shared.values_full[stage_of(use)], parity_of(use));
         issue_output(output, probabilities, use);
@@ -352,7 +351,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
             barrier_init(&shared.values_empty[s], kNumConsumerWarps);
         }
         barrier_init(&shared.work_full, 1);
-        barrier_init(&shared.work_empty, kNumConsumerWarps);
+        barrier_init(&shared.work_empty, kNumConsumers * kWarpgroup);
         barrier_init_fence();
         tma_prefetch(q_map);
         tma_prefetch(kv_map);

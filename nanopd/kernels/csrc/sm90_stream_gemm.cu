@@ -1,6 +1,6 @@
 // y[M, N] = x[M, K] w[N, K]^T for tens of rows of x: the weights streamed once through wgmma, K split over a cluster.
 //
-// Macros: SCALAR (__nv_bfloat16 | __half), EPILOGUE (0: store | 1: add to the residual | 2: silu(gate) * up),
+// Macros: SCALAR (__nv_bfloat16 | __half), EPILOGUE (0: store | 1: silu(gate) * up | 2: store float32),
 //         COLUMNS (rows of x, rounded up: 16 | 32 | 64 | 128), ROWS (of w a tile: 64 | 128 | 192), CLUSTER (1 | 2 | 4 | 8), STAGES.
 //
 // Operands change places: 64 rows of w are wgmma's A, the rows of x its B, both by TMA into a ring of stages of 64 along K. A warp
@@ -17,12 +17,13 @@
 
 using namespace nanopd;
 
-enum Epilogue { kStore = 0, kAddResidual = 1, kSiluMul = 2 };
+enum Epilogue { kStore = 0, kSiluMul = 1, kStoreFloat = 2 };
 
 using SplitK = Cluster<CLUSTER>;
 
 constexpr int kEpilogue = EPILOGUE;
 constexpr int kColumns = COLUMNS;
+using Out = Either<EPILOGUE == kStoreFloat, float, SCALAR>;
 constexpr int kRows = ROWS;
 constexpr int kSplits = CLUSTER;
 constexpr int kNumStages = STAGES;
@@ -63,7 +64,7 @@ struct Params {
     TensorMap w;           // [N, K] in boxes of [kOutRows, 64]; for kSiluMul the gate rows, then the up rows
     TensorMap x;           // [M, K] in boxes of [kColumns, 64], zeros past M
     const SCALAR* bias;    // [N] or null
-    SCALAR* out;           // [M, N], or [M, N / 2] for kSiluMul; for kAddResidual it is read too
+    Out* out;              // [M, N], or [M, N / 2] for kSiluMul
     int m, n, k;
     int trigger_stages;    // the successor may start when so many stages are left to be copied
 };
@@ -124,22 +125,23 @@ __device__ inline void produce(const Params& p, const Range& range, Shared& shar
 
 __device__ inline void multiply(const Range& range, Shared& shared, float (&acc)[kColumns / 2]) {
     const int group = threadIdx.x / 128;
+    pin_registers(acc);
     for (int i = 0; i < range.count; ++i) {
         const int slot = i % kNumStages;
         barrier_wait(&shared.full[slot], i / kNumStages & 1);
         const Stage& stage = shared.memory.ring[slot];
         const unsigned long long a = operand_descriptor(stage.w + group * 64 * 128, kAtomBytes);
         const unsigned long long b = operand_descriptor(stage.x, kAtomBytes);
-        pin_registers(acc);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < kStageK / 16; ++step)
             wgmma_shared<SCALAR, kColumns>(acc, advanced(a, step * 32), advanced(b, step * 32), i > 0 || step > 0);
         wgmma_commit();
-        wgmma_wait<0>();
-        pin_registers(acc);
-        if (threadIdx.x % 32 == 0) barrier_arrive(&shared.empty[slot]);
+        wgmma_wait<1>();  // the stage before
+        if (i > 0 && threadIdx.x % 32 == 0) barrier_arrive(&shared.empty[(i - 1) % kNumStages]);
     }
+    wgmma_wait<0>();
+    pin_registers(acc);
 }
 
 // Four neighbouring rows of w in column m of the tile, summed over the cluster.
@@ -170,18 +172,16 @@ __device__ inline void store_share(const Params& p, Shared& shared) {
         const int m = i / kQuads, row = SplitK::rank() * kShareRows + i % kQuads * 4, n = tile * kOutRows + row;
         if (n >= width) continue;
         float4 y = with_bias(cluster_sum(shared, m, row), p.bias ? p.bias + n : nullptr);
-        uint2* out = reinterpret_cast<uint2*>(p.out + static_cast<long long>(m) * width + n);
-        if constexpr (kEpilogue == kAddResidual) {
-            const uint2 old = *out;
-            const float2 low = Pair<SCALAR>::unpack(old.x), high = Pair<SCALAR>::unpack(old.y);
-            const float2 y01 = Pair<SCALAR>::unpack(Pair<SCALAR>::pack(y.x, y.y)), y23 = Pair<SCALAR>::unpack(Pair<SCALAR>::pack(y.z, y.w));
-            y = make_float4(y01.x + low.x, y01.y + low.y, y23.x + high.x, y23.y + high.y);
+        Out* const to = p.out + static_cast<long long>(m) * width + n;
+        if constexpr (kEpilogue == kStoreFloat) {
+            *reinterpret_cast<float4*>(to) = y;
+            continue;
         }
         if constexpr (kEpilogue == kSiluMul) {
             const float4 up = with_bias(cluster_sum(shared, m, kOutRows + row), p.bias ? p.bias + width + n : nullptr);
             y = make_float4(silu_mul(y.x, up.x), silu_mul(y.y, up.y), silu_mul(y.z, up.z), silu_mul(y.w, up.w));
         }
-        *out = make_uint2(Pair<SCALAR>::pack(y.x, y.y), Pair<SCALAR>::pack(y.z, y.w));
+        *reinterpret_cast<uint2*>(to) = make_uint2(Pair<SCALAR>::pack(y.x, y.y), Pair<SCALAR>::pack(y.z, y.w));
     }
 }
 

@@ -1,8 +1,9 @@
 // Where top-k and top-p cut a row: the lowest key (logit as an ordered integer) that is kept.
 //
-// 16-bit logits take few distinct values: a histogram over *values* (one bin each, kBins of them down from the maximum) gives
-// counts, and count times exp gives masses, exactly and without floating-point atomics. The rare cut below the histogram's window
-// takes another window. Float32 logits take a bitwise search, one pass over the slice a bit.
+// A histogram over the keys between the maximum and a bound that no cut can lie below; then one over the keys of the bin in which
+// the limit is reached, until that bin holds one token or one key. Counts are exact and masses are added as integers, so
+// neither depends on the order of the threads. Threads whose best token lies below the bound have nothing to look at, which is
+// most of them whenever a model is fairly sure of itself.
 #pragma once
 
 #include <nanopd/sampling_row.cuh>
@@ -17,210 +18,165 @@ struct Limit {  // stop as soon as one of these is reached, counting from the he
 };
 
 struct Stop {
-    bool reached;
+    int bin;       // the first with which the limit is reached; kNone if it is not
+    Mass above;    // of the tokens before that bin
+    Mass through;  // and with it
+};
+
+struct Cut {
     unsigned key;  // tokens from it on reach the limit; 0 if all together do not
     Mass through;  // of those tokens
 };
 
-// Tokens of the row whose key is at least `key`; two cluster barriers.
-__device__ inline Mass mass_from(const Row& row, unsigned key, Shared& shared) {
-    const float lowest = logit_of(key);  // not a number for key 0: nothing is skipped
-    int count = 0;
-    float sum = 0.f;
-    for (int group = threadIdx.x; group < row.slice.num_groups(); group += kThreads) {
-        const Raw raw = row.slice.load(group);
-        if (raw.highest() < lowest) continue;
-        float x[kGroup];
-        raw.unpack(x);
-#pragma unroll
-        for (int i = 0; i < kGroup; ++i) {
-            const float mass = row.mass(x[i]);
-            const bool counts = key_of(x[i]) >= key && mass >= row.min_mass && group * kGroup + i < row.slice.length;
-            count += counts;
-            sum += counts ? mass : 0.f;
-        }
-    }
-    const Mass mine = {cta_sum(count, shared), cta_sum(sum, shared)};
-    publish(shared.cta_mass, mine);
-    RowCluster::sync();
-    Mass total = {0, 0.f};
-#pragma unroll
-    for (int r = 0; r < kCtas; ++r) total.count += shared.cta_mass[r].count, total.sum += shared.cta_mass[r].sum;
-    RowCluster::sync();
-    return total;
-}
-
-// The highest key such that the tokens from it on reach the limit, bit by bit.
-__device__ inline Stop find_stop_by_bits(const Row& row, const Limit& limit, Shared& shared) {
-    const auto reaches = [&](const Mass& mass) {
-        return mass.count > 0 && (mass.count >= limit.count || mass.sum >= limit.sum);
-    };
-    const Mass all = mass_from(row, 0, shared);
-    if (!reaches(all)) return {false, 0, all};
-    unsigned key = 0;
-    for (unsigned bit = 1u << 31; bit; bit >>= 1)
-        if (reaches(mass_from(row, key | bit, shared))) key |= bit;
-    return {true, key, mass_from(row, key, shared)};
-}
-
-// Goes down the counts of the kBins keys from `high` on, starting with what lies above; the same result in every thread.
-__device__ inline Stop search_bins(const Row& row, const int* counts, unsigned high, const Limit& limit, Mass above,
-                                   Shared& shared) {
+// Goes down the bins of a window, counting on from what lies above it; the same result in every thread.
+__device__ inline Stop search_bins(const Mass* bins, const Limit& limit, const Mass& above, Shared& shared) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    Mass bins[kBinsPerThread];
-    Mass upto = {0, 0.f};  // this thread's bins, then those of the lanes before too
+    Mass mine[kBinsPerThread], upto = {0, 0.f};
 #pragma unroll
     for (int i = 0; i < kBinsPerThread; ++i) {
-        const int bin = threadIdx.x * kBinsPerThread + i;
-        const int count = counts[bin];
-        const float each = count ? row.mass(logit_of(high - bin)) : 0.f;
-        bins[i] = count && each >= row.min_mass ? Mass{count, count * each} : Mass{0, 0.f};
-        upto.count += bins[i].count, upto.sum += bins[i].sum;
+        mine[i] = bins[threadIdx.x * kBinsPerThread + i];
+        upto = upto + mine[i];
     }
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-        const int count = __shfl_up_sync(0xffffffff, upto.count, distance);
-        const float sum = __shfl_up_sync(0xffffffff, upto.sum, distance);
-        if (lane >= distance) upto.count += count, upto.sum += sum;
-    }
-    __syncthreads();
+    upto = {lane_scan(upto.count), lane_scan(upto.sum)};
+    __syncthreads();  // the result of an earlier search has been read
     if (lane == 31) shared.warp_mass[warp] = upto;
     __syncthreads();
-    Mass all = above;
-#pragma unroll 8
-    for (int w = 0; w < kWarps; ++w) {
-        if (w < warp) above.count += shared.warp_mass[w].count, above.sum += shared.warp_mass[w].sum;
-        all.count += shared.warp_mass[w].count, all.sum += shared.warp_mass[w].sum;
-    }
-    const int lanes_count = __shfl_up_sync(0xffffffff, upto.count, 1);
-    const float lanes_sum = __shfl_up_sync(0xffffffff, upto.sum, 1);
-    if (lane > 0) above.count += lanes_count, above.sum += lanes_sum;
+    const Mass of_warp = lane < kWarps ? shared.warp_mass[lane] : Mass{0, 0.f};
+    const Mass warps = {lane_scan(of_warp.count), lane_scan(of_warp.sum)};
+    Mass reached = above;
+    if (warp > 0) reached = reached + from_lane(warps, warp - 1);
+    const Mass lanes = from_lane(upto, max(lane - 1, 0));
+    if (lane > 0) reached = reached + lanes;
 
-    int stop = kNone;  // this thread's first bin with which the limit is reached
-    Mass through = {0, 0.f};
+    int bin = kNone;
+    Mass before, through;
 #pragma unroll
     for (int i = 0; i < kBinsPerThread; ++i) {
-        above.count += bins[i].count, above.sum += bins[i].sum;
-        if (stop == kNone && bins[i].count && (above.count >= limit.count || above.sum >= limit.sum))
-            stop = threadIdx.x * kBinsPerThread + i, through = above;
+        const Mass next = reached + mine[i];
+        if (bin == kNone && mine[i].count && (next.count >= limit.count || next.sum >= limit.sum))
+            bin = threadIdx.x * kBinsPerThread + i, before = reached, through = next;
+        reached = next;
     }
-    const int first = cta_min(stop, shared);
-    if (first == kNone) return {false, 0, all};
-    if (first == stop) shared.through_stop = through;
+    const int first = cta_min(bin, shared);
+    if (first == kNone) return {kNone, above, above + from_lane(warps, 31)};
+    if (first == bin) shared.above = before, shared.through = through;
     __syncthreads();
-    return {true, high - first, shared.through_stop};
+    return {first, shared.above, shared.through};
 }
 
-// Counts of the row's tokens by value, for the kBins keys from `high` down; tokens below the logit `lowest` may be left out.
+// kBins bins of 2^shift keys each, from key `high` down.
 struct Window {
     unsigned high;
-    int highest_below;  // key of the next token below the window, -1 if there is none from `lowest` on
+    int shift;
 
-    __device__ static Window build(const Row& row, unsigned high, float lowest, Shared& shared) {
-        for (int bin = threadIdx.x; bin < kBins; bin += kThreads) shared.bins[bin] = 0;
-        __syncthreads();
-        int highest = -1;
-        for (int group = threadIdx.x; group < row.slice.num_groups(); group += kThreads) {
-            const Raw raw = row.slice.load(group);
-            if (raw.highest() < lowest) continue;
-            float x[kGroup];
-            raw.unpack(x);
-#pragma unroll
-            for (int i = 0; i < kGroup; ++i) {
-                const unsigned key = key_of(x[i]);
-                if (key > high || !(x[i] >= lowest)) continue;
-                if (high - key < kBins) {
-                    atomicAdd(&shared.bins[high - key], 1);
-                } else {
-                    highest = max(highest, static_cast<int>(key));
-                }
-            }
+    __device__ static Window between(unsigned low, unsigned high) {
+        return {high, max(0, 32 - __clz(static_cast<int>(high - low)) - kBinBits)};
+    }
+    __device__ Window inside(int bin) const { return {heaviest(bin), max(0, shift - kBinBits)}; }
+    __device__ unsigned bin_of(unsigned key) const { return (high - key) >> shift; }  // kBins or more: outside
+    __device__ unsigned heaviest(int bin) const { return high - (static_cast<unsigned>(bin) << shift); }
+    __device__ unsigned lightest(int bin) const { return heaviest(bin) - ((1u << shift) - 1); }
+};
+
+// Finds cuts in one row. `lowest`: no cut lies below this logit; `best`: this thread's largest.
+struct Search {
+    const Row& row;
+    float best, lowest;
+    Shared& shared;
+    Window coarse;
+
+    __device__ Search(const Row& row, float best, float lowest, Shared& shared)
+        : row(row), best(best), lowest(lowest), shared(shared) {
+        coarse = Window::between(key_of(lowest) - 1, key_of(row.maximum));  // - 1: rounded to LOGIT it may have risen
+        count(coarse, shared.coarse);
+    }
+
+    __device__ Cut find(const Limit& limit) {
+        Window window = coarse;
+        Stop stop = search_bins(shared.coarse, limit, {0, 0.f}, shared);
+        if (stop.bin == kNone) return {0, stop.through};
+        while (window.shift > 0 && stop.through.count > stop.above.count + 1) {
+            const Window inside = window.inside(stop.bin);
+            count(inside, shared.fine);
+            const Stop found = search_bins(shared.fine, limit, stop.above, shared);
+            if (found.bin == kNone) break;  // finer sums may round to just below the limit
+            window = inside, stop = found;
         }
-        highest = cta_max(highest, shared);
-        publish(shared.cta_below, highest);
+        return {window.lightest(stop.bin), stop.through};
+    }
+
+    // The row's tokens by bin.
+    __device__ void count(const Window& window, Mass* of_row) {
+        Bins& bins = shared.bins;
+        for (int bin = threadIdx.x; bin < kBins; bin += kThreads) bins.count[bin] = 0, bins.high[bin] = bins.low[bin] = 0;
+        __syncthreads();
+        row.slice.look_at_shares(best >= lowest, [&](int, const Raw& raw) {
+            if (raw.highest() >= lowest) add(window, raw);
+        });
         RowCluster::sync();
-        for (int r = 0; r < kCtas; ++r) highest = max(highest, shared.cta_below[r]);
         // Each CTA adds up its share of the bins and gives the sums to all.
         for (int i = threadIdx.x; i < kBins / kCtas; i += kThreads) {
             const int bin = RowCluster::rank() * (kBins / kCtas) + i;
             int count = 0;
-#pragma unroll
-            for (int r = 0; r < kCtas; ++r) count += RowCluster::peer(shared.bins, r)[bin];
-#pragma unroll
-            for (int r = 0; r < kCtas; ++r) RowCluster::peer(shared.row_bins, r)[bin] = count;
+            unsigned high = 0, low = 0;
+#pragma unroll 4  // registers
+            for (int r = 0; r < kCtas; ++r) {
+                const Bins& theirs = *RowCluster::peer(&bins, r);
+                count += theirs.count[bin], high += theirs.high[bin], low += theirs.low[bin];
+            }
+            const float each = count ? row.mass(logit_of(window.heaviest(bin))) : 0.f;
+            const float shares = window.shift ? high * 0x1p-13f + low * 0x1p-26f : count;
+#pragma unroll 4
+            for (int r = 0; r < kCtas; ++r) RowCluster::peer(of_row, r)[bin] = {count, each * shares};
         }
         RowCluster::sync();
-        return {high, highest};
     }
-};
 
-// Finds stops in one row, from the top for each limit. `lowest`: no stop lies below this logit.
-struct Search {
-    const Row& row;
-    float lowest;
-    Shared& shared;
-    Window window;
-
-    __device__ Search(const Row& row, float lowest, Shared& shared) : row(row), lowest(lowest), shared(shared) {
-        if constexpr (kIs16Bit) window = Window::build(row, key_of(row.maximum), lowest, shared);
-    }
-    __device__ Stop find(const Limit& limit) {
-        if constexpr (!kIs16Bit) return find_stop_by_bits(row, limit, shared);
-        if (window.high != key_of(row.maximum)) window = Window::build(row, key_of(row.maximum), lowest, shared);
-        Mass above = {0, 0.f};
-        while (true) {
-            const Stop stop = search_bins(row, shared.row_bins, window.high, limit, above, shared);
-            if (stop.reached || window.highest_below < 0) return stop;
-            above = stop.through;
-            window = Window::build(row, window.highest_below, lowest, shared);
+    __device__ void add(const Window& window, const Raw& raw) {
+        const float least = fmaxf(row.min_mass, kLeastMass);
+        float x[kGroup];
+        raw.unpack(x);
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) {
+            const unsigned key = key_of(x[i]), bin = window.bin_of(key);
+            if (!(x[i] >= lowest) || key > window.high || bin >= kBins || row.mass(x[i]) < least) continue;
+            atomicAdd(&shared.bins.count[bin], 1);
+            if (window.shift == 0) continue;  // one value a bin
+            const float share = exp2_approx((x[i] - logit_of(window.heaviest(bin))) * row.scale);
+            const unsigned weight = __float2uint_rn(share * 0x1p26f);
+            atomicAdd(&shared.bins.high[bin], weight >> 13);
+            atomicAdd(&shared.bins.low[bin], weight & 0x1fff);
         }
     }
 };
 
-// The k-th of the threads' best logits, which at least k tokens reach; -infinity if it is far below the maximum.
-__device__ inline float kth_best(const Row& row, float best, int k, Shared& shared) {
-    const unsigned high = key_of(row.maximum), key = key_of(best);
-    for (int bin = threadIdx.x; bin < kBins; bin += kThreads) shared.bins[bin] = 0;
-    __syncthreads();
-    if (high - key < kBins) atomicAdd(&shared.bins[high - key], 1);
-    __syncthreads();
-    const Stop stop = search_bins(row, shared.bins, high, {k, INFINITY}, {0, 0.f}, shared);
-    __syncthreads();
-    return stop.reached ? logit_of(stop.key) : -INFINITY;
-}
-
-// The logit below which the search need not look. With a floor under masses (min-p) that floor. For top-p alone: tokens lighter
-// than (1 - p) / V hold at most 1 - p together, which is less than what top-p may leave out, since all hold at least 1. For top-k:
-// what the best tokens of k threads of this CTA reach, or of all threads of the cluster.
-__device__ inline float lowest_logit(const Row& row, float best, long long top_k, float top_p, int vocab, Shared& shared) {
-    const float lightest = row.min_mass > 0.f ? row.min_mass : top_k > 0 ? 0.f : (1.f - top_p) / vocab;
-    float lowest = row.maximum + __log2f(0.999f * lightest) / row.scale;
-    if (top_k > 0 && top_k <= kThreads) lowest = fmaxf(lowest, kth_best(row, best, static_cast<int>(top_k), shared));
-    if (top_k > kThreads && top_k <= kThreads * kCtas) {
-        float reached = INFINITY;
-        for (int r = 0; r < kCtas; ++r) reached = fminf(reached, shared.cta_peaks[r].reached);
-        lowest = fmaxf(lowest, reached);
-    }
-    return lowest;
-}
-
-// The key from which tokens are kept: top-k among those min-p leaves, then top-p among those. `total` is the row's whole
-// mass, `best` this thread's largest logit.
-__device__ inline unsigned find_cut(const Row& row, float best, long long top_k, float top_p, float total, int vocab,
-                                    Shared& shared) {
-    if (top_k <= 0 && top_p >= 1.f) return 0;
-    Search search(row, kIs16Bit ? lowest_logit(row, best, top_k, top_p, vocab, shared) : -INFINITY, shared);
-    Limit limit = {kNone, INFINITY};
+// A logit that the best tokens of k of this CTA's threads reach: the highest of 17 leading bits (sign, exponent, eight more).
+__device__ inline float kth_best(float best, int k) {
+    const unsigned mine = key_of(best, 0.f);
     unsigned key = 0;
-    if (top_k > 0 || row.min_mass > 0.f) {
-        if (top_k > 0) limit.count = static_cast<int>(min(top_k, static_cast<long long>(kNone)));
-        const Stop stop = search.find(limit);
-        key = stop.key, total = stop.through.sum;
+    for (unsigned bit = 1u << 31; bit >> 15; bit >>= 1)
+        if (__syncthreads_count(mine >= (key | bit)) >= k) key |= bit;
+    return fmaxf(logit_of(key, 0.f), -INFINITY);  // below minus infinity there is no number
+}
+
+// The key from which tokens are kept: top-k among those min-p leaves, then top-p among those. `total` is the row's whole mass,
+// `best` this thread's largest logit, `reached` one that top_k tokens reach.
+__device__ inline unsigned find_cut(const Row& row, float best, int top_k, float top_p, float total, float reached, int vocab,
+                                    Shared& shared) {
+    if (top_k == 0 && top_p >= 1.f) return 0;
+    // For top-p alone: tokens lighter than (1 - p) * total / V hold at most (1 - p) * total together, which it may leave out.
+    const float lightest = row.min_mass > 0.f ? row.min_mass : top_k > 0 ? 0.f : (1.f - top_p) * total / vocab;
+    float lowest = row.maximum + __log2f(fmaxf(0.999f * lightest, kLeastMass)) / row.scale;
+    if (top_k > 0) lowest = fmaxf(lowest, reached);
+    Search search(row, best, lowest, shared);
+    unsigned key = 0;
+#pragma unroll 1  // the search is large
+    for (const bool by_count : {true, false}) {
+        if (by_count ? top_k == 0 && !(row.min_mass > 0.f) : top_p >= 1.f) continue;
+        const Cut cut = search.find(by_count && top_k > 0 ? Limit{top_k, INFINITY} : Limit{kNone, by_count ? INFINITY : top_p * total});
+        key = max(key, cut.key), total = cut.through.sum;
     }
-    if (top_p >= 1.f) return key;
-    limit.sum = top_p * total;
-    const Stop stop = search.find(limit);
-    return stop.reached ? stop.key : key;
+    return key;
 }
 
 }  // namespace nanopd

@@ -14,25 +14,40 @@ using RowCluster = Cluster<CLUSTER>;
 constexpr int kCtas = CLUSTER;
 constexpr int kThreads = THREADS;
 constexpr int kWarps = kThreads / 32;
-constexpr int kBins = 2048;
-constexpr int kGroup = 8;  // logits a thread takes at once
-constexpr bool kIs16Bit = sizeof(LOGIT) == 2;
+constexpr int kBinBits = 10, kBins = 1 << kBinBits;
+constexpr int kKeptBins = HAS_FILTERS ? kBins : 1;
+constexpr int kGroup = 16 / sizeof(LOGIT);  // logits of one 16-byte load
+constexpr int kFewShares = 6;
 constexpr int kNone = 0x7fffffff;
+constexpr float kLeastMass = 1.2e-38f;  // what is lighter counts as nothing: exp2_approx gives 0 or this
 static_assert(kBins % kThreads == 0 && kBins % kCtas == 0 && kWarps <= 32 && kCtas <= 32);
 
 struct Mass {  // of a set of tokens
     int count;
     float sum;  // of exp((logit - maximum) / temperature)
 };
+__device__ inline Mass operator+(const Mass& a, const Mass& b) { return {a.count + b.count, a.sum + b.sum}; }
+__device__ inline Mass from_lane(const Mass& x, int lane) {
+    return {__shfl_sync(kFullWarp, x.count, lane), __shfl_sync(kFullWarp, x.sum, lane)};
+}
 
 struct Peak {  // of a run of tokens
     float maximum;
+    int token;      // the first that has it
     float sum;      // of exp((logit - maximum) / temperature)
-    float reached;  // a logit that each thread's best token reaches
+    float reached;  // a logit that at least k / kCtas tokens of a CTA reach
+
+    __device__ static Peak none() { return {-INFINITY, kNone, 0.f, INFINITY}; }
+};
+
+// Counts by key, and masses as integers, which add up to the same in any order: a token weighs share * 2^26 of its bin's
+// heaviest possible token, the upper 13 bits in `high` and the lower 13 in `low`, so that 2^18 tokens fit.
+struct Bins {
+    int count[kKeptBins];
+    unsigned high[kKeptBins], low[kKeptBins];
 };
 
 struct Shared {
-    float warp_floats[kWarps];
     int warp_ints[kWarps];
     Peak warp_peaks[kWarps];
     Mass warp_mass[kWarps];
@@ -40,13 +55,11 @@ struct Shared {
     float piece_sums[kWarps];  // and of each warp's share of the run that is drawn from
     // One entry per CTA of the cluster, written by that CTA:
     Peak cta_peaks[kCtas];
-    int cta_ints[kCtas];
-    int cta_below[kCtas];
-    Mass cta_mass[kCtas];
     float cta_sums[kCtas];
-    Mass through_stop;
-    int bins[HAS_FILTERS ? kBins : 1];      // of this CTA's slice
-    int row_bins[HAS_FILTERS ? kBins : 1];  // of the row
+    Mass above, through;
+    Bins bins;               // of this CTA's slice
+    Mass coarse[kKeptBins];  // of the row: the first window,
+    Mass fine[kKeptBins];    // and one inside a bin of it
 };
 
 // ---- integers in the order of the logits ----
@@ -78,50 +91,37 @@ template <> __device__ inline unsigned max_of_pairs<__half>(unsigned a, unsigned
     return reinterpret_cast<const unsigned&>(c);
 }
 
-struct Raw {  // kGroup logits as loaded
-    uint4 words[kGroup * sizeof(LOGIT) / 16];
+template <typename Scalar> __device__ void unpack_group(const uint4& words, float (&x)[8]) { unpack8<Scalar>(words, x); }
+template <typename> __device__ void unpack_group(const uint4& words, float (&x)[4]) {
+    x[0] = __uint_as_float(words.x), x[1] = __uint_as_float(words.y);
+    x[2] = __uint_as_float(words.z), x[3] = __uint_as_float(words.w);
+}
 
-    __device__ static Raw load(const LOGIT* from) {
-        Raw raw;
-#pragma unroll
-        for (int i = 0; i < sizeof(Raw) / 16; ++i) raw.words[i] = reinterpret_cast<const uint4*>(from)[i];
-        return raw;
-    }
-    __device__ void store(LOGIT* to) const {
-#pragma unroll
-        for (int i = 0; i < sizeof(Raw) / 16; ++i) reinterpret_cast<uint4*>(to)[i] = words[i];
-    }
+struct Raw {  // kGroup logits as loaded
+    uint4 words;
+
+    __device__ static Raw load(const LOGIT* from) { return {*reinterpret_cast<const uint4*>(from)}; }
     __device__ void unpack(float (&x)[kGroup]) const {
-        if constexpr (kIs16Bit) {
-            unpack8<LOGIT>(words[0], x);
-        } else {
-#pragma unroll
-            for (int i = 0; i < kGroup; ++i) x[i] = reinterpret_cast<const float*>(words)[i];
-        }
+        unpack_group<LOGIT>(words, x);
     }
     template <typename Scalar = LOGIT> __device__ float highest() const {
         if constexpr (sizeof(Scalar) == 2) {
-            const uint4& w = words[0];
-            const unsigned pair = max_of_pairs<Scalar>(max_of_pairs<Scalar>(w.x, w.y), max_of_pairs<Scalar>(w.z, w.w));
-            const float2 two = Pair<Scalar>::unpack(pair);
+            const unsigned left = max_of_pairs<Scalar>(words.x, words.y), right = max_of_pairs<Scalar>(words.z, words.w);
+            const float2 two = Pair<Scalar>::unpack(max_of_pairs<Scalar>(left, right));
             return fmaxf(two.x, two.y);
         } else {
             float x[kGroup];
             unpack(x);
-            float most = x[0];
-#pragma unroll
-            for (int i = 1; i < kGroup; ++i) most = fmaxf(most, x[i]);
-            return most;
+            return fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
         }
     }
 };
 
 struct Slice {
-    const LOGIT* global;  // its first token
-    LOGIT* shared;
+    const LOGIT* logits;  // from its first token on
     int first;            // token id
     int length;           // tokens; the last group may be partial
-    bool aligned;         // to 16 bytes in global memory
+    bool aligned;         // to 16 bytes
     int run_groups;       // of each warp's run
     int first_group, end_group;  // of this warp's run
 
@@ -132,13 +132,45 @@ struct Slice {
 #pragma unroll
         for (int i = 0; i < kGroup; ++i) {
             const int token = group * kGroup + i;
-            reinterpret_cast<LOGIT*>(raw.words)[i] = token < length ? global[token] : LOGIT(-INFINITY);
+            reinterpret_cast<LOGIT*>(&raw.words)[i] = token < length ? logits[token] : LOGIT(-INFINITY);
         }
         return raw;
     }
-    __device__ Raw load(int group) const {
-        if constexpr (SLICE_IN_SHARED) return Raw::load(shared + group * kGroup);
-        return is_whole(group) ? Raw::load(global + group * kGroup) : load_partial(group);
+
+    // visit(group, raw) for every step-th group of [first, end), kAhead loads ahead of their use.
+    template <int kAhead, typename Visit> __device__ void look(int first, int end, int step, const Visit& visit) const {
+        for (int base = first; base < end; base += kAhead * step) {
+            Raw raw[kAhead];
+#pragma unroll
+            for (int a = 0; a < kAhead; ++a) {
+                const int group = base + a * step;
+                if (group < end && is_whole(group)) raw[a] = Raw::load(logits + group * kGroup);
+            }
+#pragma unroll
+            for (int a = 0; a < kAhead; ++a) {
+                const int group = base + a * step;
+                if (group >= end) break;
+                if (!is_whole(group)) raw[a] = load_partial(group);
+                visit(group, raw[a]);
+            }
+        }
+    }
+
+    // Every thread at its share of the warp's run: each 32nd group.
+    template <typename Visit> __device__ void look_at_run(const Visit& visit) const {
+        look<4>(first_group + threadIdx.x % 32, end_group, 32, visit);
+    }
+
+    // The same groups of those threads only that want theirs looked at, in an order that depends on who does: few shares are
+    // looked at by the whole warp, one after another, which takes one trip to memory each instead of one every four groups.
+    template <typename Visit> __device__ void look_at_shares(bool wanted, const Visit& visit) const {
+        unsigned shares = __ballot_sync(kFullWarp, wanted);
+        if (__popc(shares) > kFewShares) {
+            if (wanted) look_at_run(visit);
+            return;
+        }
+        for (; shares; shares &= shares - 1)
+            look<2>(first_group + __ffs(shares) - 1 + 32 * (threadIdx.x % 32), end_group, 32 * 32, visit);
     }
 };
 
@@ -152,26 +184,23 @@ struct Row {
     __device__ float mass(float logit) const { return exp2_approx((logit - maximum) * scale); }
 };
 
-// ---- reductions over the CTA in a fixed order, the result in every thread ----
-
-template <typename T, typename Reduce> __device__ inline T cta_reduce(T x, T identity, T* scratch, const Reduce& reduce) {
-    x = reduce(x);
-    __syncthreads();  // earlier uses of the scratch are over
-    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
-    __syncthreads();
-    return reduce(threadIdx.x % 32 < kWarps ? scratch[threadIdx.x % 32] : identity);
-}
+// The smallest x of the CTA, in every thread.
 __device__ inline int cta_min(int x, Shared& shared) {
-    return cta_reduce(x, kNone, shared.warp_ints, [](int v) { return __reduce_min_sync(0xffffffff, v); });
+    x = __reduce_min_sync(kFullWarp, x);
+    __syncthreads();  // earlier uses of the scratch are over
+    if (threadIdx.x % 32 == 0) shared.warp_ints[threadIdx.x / 32] = x;
+    __syncthreads();
+    return __reduce_min_sync(kFullWarp, threadIdx.x % 32 < kWarps ? shared.warp_ints[threadIdx.x % 32] : kNone);
 }
-__device__ inline int cta_max(int x, Shared& shared) {
-    return cta_reduce(x, -1, shared.warp_ints, [](int v) { return __reduce_max_sync(0xffffffff, v); });
-}
-__device__ inline int cta_sum(int x, Shared& shared) {
-    return cta_reduce(x, 0, shared.warp_ints, [](int v) { return __reduce_add_sync(0xffffffff, v); });
-}
-__device__ inline float cta_sum(float x, Shared& shared) {
-    return cta_reduce(x, 0.f, shared.warp_floats, [](float v) { return lane_group_sum<32>(v); });
+
+// Inclusive sums over the lanes of a warp.
+template <typename T> __device__ inline T lane_scan(T x) {
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+        const T before = __shfl_up_sync(kFullWarp, x, distance);
+        if (threadIdx.x % 32 >= distance) x += before;
+    }
+    return x;
 }
 
 // Shows a value of this CTA to all CTAs of the cluster; they may read it after the next cluster barrier.

@@ -6,6 +6,18 @@
 
 namespace nanopd {
 
+// The first type if kFirst, else the second.
+template <bool kFirst, typename First, typename Second>
+struct EitherOf {
+    using Type = First;
+};
+template <typename First, typename Second>
+struct EitherOf<false, First, Second> {
+    using Type = Second;
+};
+template <bool kFirst, typename First, typename Second>
+using Either = typename EitherOf<kFirst, First, Second>::Type;
+
 template <typename Scalar>
 struct Pair;  // two scalars in 32 bits, the first in the low half
 
