@@ -10,5 +10,6 @@
     cell       one arm under one load: samples -> figures
     record     what is kept: JSON and Markdown, never overwritten
     compare    which differences exceed the noise
-    plots      the figures
+    energy     what the arm's GPUs drew, by NVML
+    plots      the figures, of records and of what other measurements write
 """

@@ -22,6 +22,7 @@ class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: float | None = None  # requests per second (open loop)
     concurrency: int | None = None  # (closed loop)
     repeat: int = 0
+    energy_j: float | None = None  # of the arm's GPUs over elapsed_s
 
     @property
     def key(self) -> tuple[str, float | None, int | None]:
@@ -72,6 +73,7 @@ class CellStats(msgspec.Struct, frozen=True):
     client_utilisation: float
     phases: dict[str, Summary | None]
     paths: dict[str, int]
+    joules_per_output_token: float | None = None  # of the whole cell, warm-up and drain included
 
     @classmethod
     def of(cls, cell: Cell, slo: Slo, num_workers: int) -> "CellStats":
@@ -115,7 +117,13 @@ class CellStats(msgspec.Struct, frozen=True):
             client_utilisation=cell.client_utilisation,
             phases=_phases(completed),
             paths=_paths(completed),
+            joules_per_output_token=_joules_per_token(cell),
         )
+
+
+def _joules_per_token(cell: Cell) -> float | None:
+    num_tokens = sum(sample.num_output_tokens for sample in cell.samples)
+    return cell.energy_j / num_tokens if cell.energy_j is not None and num_tokens else None
 
 
 def _phases(samples: Iterable[Sample]) -> dict[str, Summary | None]:

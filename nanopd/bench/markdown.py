@@ -132,6 +132,7 @@ _TABLES: tuple[tuple[str, tuple[_Column, ...]], ...] = (
             ("with prompt tokens", lambda stats: f"{stats.total_tokens_per_s:.1f}"),
             ("requests/s", lambda stats: f"{stats.completed_per_s:.2f}"),
             ("SLO kept", lambda stats: _optional(stats.slo_attainment, ".1%")),
+            ("J/output token", lambda stats: _optional(stats.joules_per_output_token, ".2f")),
             ("goodput per worker", lambda stats: _optional(stats.goodput_per_worker, ".3f")),
             ("client CPU", lambda stats: f"{stats.client_utilisation:.0%}"),
             ("client late", lambda stats: _optional(stats.send_late_p99_ms, ".1f")),

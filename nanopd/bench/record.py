@@ -53,10 +53,15 @@ def check_free(base: Path) -> None:
 
 def write_record(base: Path, record: Record, markdown: str) -> tuple[Path, Path]:
     """Writes BASE.json and BASE.md. Raises ConfigError if either exists."""
+    return write_pair(base, _json(record), markdown)
+
+
+def write_pair(base: Path, json: bytes, markdown: str) -> tuple[Path, Path]:
+    """Writes BASE.json and BASE.md. Raises ConfigError if either exists."""
     check_free(base)
     base.parent.mkdir(parents=True, exist_ok=True)
     paths = _paths(base)
-    for path, text in zip(paths, (_json(record), markdown.encode()), strict=True):
+    for path, text in zip(paths, (json, markdown.encode()), strict=True):
         with path.open("xb") as file:
             file.write(text)
     return paths

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import httpx
 
@@ -13,6 +14,7 @@ from nanopd.bench.arm import Arm
 from nanopd.bench.cell import Cell
 from nanopd.bench.client import Exchange, Target, probe, request_body
 from nanopd.bench.drive import closed_loop, open_loop
+from nanopd.bench.energy import EnergyMeter
 from nanopd.bench.engine_process import EngineProcess
 from nanopd.bench.load import Load
 from nanopd.bench.progress import Progress
@@ -97,13 +99,16 @@ async def _measure(
             await exchange.run(client, bodies[exchange.index])
             progress.ended(exchange.outcome)
 
+        meter = EnergyMeter.open(arm.num_workers) if _may_use_our_gpus(arm, target) else None
         gc.collect()
+        joules = meter.joules() if meter is not None else 0.0
         started, cpu_started = time.perf_counter(), time.process_time()
         if load.concurrency is not None:
             origin, exchanges = await closed_loop(load.specs, send, load.concurrency)
         else:
             origin, exchanges = await open_loop(load.specs, send, load.warmup_s + load.window_s, load.drain_s)
         ended, cpu_ended = time.perf_counter(), time.process_time()
+        energy_j = meter.joules() - joules if meter is not None else None
     end_s = ended - origin if load.concurrency is not None else load.warmup_s + load.window_s
     return Cell(
         arm=arm.name,
@@ -116,4 +121,11 @@ async def _measure(
         rate=load.rate,
         concurrency=load.concurrency,
         repeat=repeat,
+        energy_j=energy_j,
     )
+
+
+def _may_use_our_gpus(arm: Arm, target: Target) -> bool:
+    """Whether the engine runs on this machine, and was not told to stay on its CPU."""
+    is_here = httpx.URL(target.base_url).host in ("127.0.0.1", "localhost", "::1")
+    return is_here and ("--device", "cpu") not in pairwise(arm.serve_options)

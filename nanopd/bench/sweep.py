@@ -11,10 +11,11 @@ from nanopd.request import Slo
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """Which rates to try. ``attainment``: the share of requests that must keep the objectives for a rate to pass."""
+    """Which rates to try, per second. ``attainment``: the share of requests that must keep the objectives for a rate to pass."""
 
     start_rate: float = 0.5
     factor: float = 2.0
+    min_rate: float = 0.0  # below it a window would hold too few requests to tell
     max_rate: float = 1000.0
     num_refinements: int = 2
     attainment: float = 0.9
@@ -35,7 +36,8 @@ class SweepPlan:
         if best is None:
             if worst is None:
                 return self.start_rate
-            return _tidy(worst / self.factor) if worst > self.start_rate / 64.0 else None
+            lower = _tidy(worst / self.factor)
+            return lower if worst > self.start_rate / 64.0 and lower >= self.min_rate else None
         if worst is None:
             rate = _tidy(best * self.factor)
             return rate if rate <= self.max_rate else None

@@ -2,17 +2,19 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanopd.cli.bench_arms import add_arm_options, arms_of
+from nanopd.cli.bench_device import add_device_kinds, add_out, record_base
+from nanopd.cli.bench_files import add_file_kinds
 
 if TYPE_CHECKING:
     from nanopd.bench.load import Lengths, Load
     from nanopd.bench.record import Record
     from nanopd.bench.runner import Connection
 
+_MIN_REQUESTS = 2.0  # expected in a sweep's window: fewer tell nothing about a rate
 _NOT_SETTINGS = (
     "command",
     "bench_command",
@@ -41,16 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(kind)
         _add_common(kind, sweeps=name == "sweep")
         kind.set_defaults(handler=handler)
-    plot = kinds.add_parser("plot", help="figures of records", description="figures of records", allow_abbrev=False)
-    plot.add_argument("records", nargs="+", type=Path, metavar="FILE.json")
-    plot.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
-    plot.add_argument("--format", default="png", choices=("png", "svg", "pdf"))
-    plot.set_defaults(handler=_plot)
-    text = "which differences are larger than the noise"
-    compare = kinds.add_parser("compare", help=text, description=text, allow_abbrev=False)
-    compare.add_argument("a", metavar="A", help="FILE.json, or FILE.json:ARM")
-    compare.add_argument("b", metavar="B")
-    compare.set_defaults(handler=_compare)
+    add_device_kinds(kinds)
+    add_file_kinds(kinds)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -143,13 +137,7 @@ def _add_common(parser: argparse.ArgumentParser, sweeps: bool) -> None:
     group.add_argument(
         "--num-warm-up", type=int, default=4, help="requests before each measurement, not counted (%(default)s)"
     )
-    group.add_argument(
-        "--out",
-        type=Path,
-        default=None,
-        metavar="NAME",
-        help="writes NAME.json and NAME.md (default: bench-results/KIND_TIME)",
-    )
+    add_out(group)
 
 
 def _static(args: argparse.Namespace) -> int:
@@ -190,7 +178,7 @@ def _run_loads(args: argparse.Namespace, loads: "Sequence[Load]") -> int:
     from nanopd.bench.record import check_free
     from nanopd.bench.runner import run
 
-    base, progress = _base(args), _progress()
+    base, progress = record_base(args), _progress()
     check_free(base)
     record = _empty_record(args)
     loads = [load.with_slo(record.slo) for load in loads]
@@ -203,9 +191,14 @@ def _sweep(args: argparse.Namespace) -> int:
     from nanopd.bench.sweep import SweepPlan
     from nanopd.bench.sweep_run import Sweep
 
-    base, plan = (
-        _base(args),
-        SweepPlan(args.start_rate, args.factor, args.max_rate, args.num_refinements, args.attainment),
+    base = record_base(args)
+    plan = SweepPlan(
+        start_rate=args.start_rate,
+        factor=args.factor,
+        min_rate=_MIN_REQUESTS / args.window_s if args.window_s > 0.0 else 0.0,
+        max_rate=args.max_rate,
+        num_refinements=args.num_refinements,
+        attainment=args.attainment,
     )
     check_free(base)
     state = base.with_name(base.name + ".partial.json")
@@ -222,32 +215,6 @@ def _sweep(args: argparse.Namespace) -> int:
     _finish(base, record, record.cells, record.findings)
     state.unlink(missing_ok=True)
     return 0
-
-
-def _plot(args: argparse.Namespace) -> int:
-    from nanopd.bench.plots import draw_all
-    from nanopd.bench.record import read_record
-
-    for line in draw_all({path.stem: read_record(path) for path in args.records}, args.out, args.format):
-        print(line)
-    return 0
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from nanopd.bench.compare import compare
-    from nanopd.bench.compare_table import comparison_table
-    from nanopd.cli.report_table import make_console
-
-    make_console().print(comparison_table(compare(_side(args.a), _side(args.b)), args.a, args.b))
-    return 0
-
-
-def _side(text: str) -> Any:
-    from nanopd.bench.compare import Side
-    from nanopd.bench.record import read_record
-
-    path, _colon, arm = text.partition(":")
-    return Side(read_record(Path(path)), arm or None)
 
 
 def _finish(base: Path, record: "Record", cells: Sequence[Any], findings: Sequence[str]) -> int:
@@ -287,10 +254,6 @@ def _empty_record(args: argparse.Namespace) -> "Record":
         arms=tuple(arms_of(args)),
         cells=(),
     )
-
-
-def _base(args: argparse.Namespace) -> Path:
-    return args.out or Path("bench-results") / f"{args.bench_command}_{datetime.now():%Y-%m-%d_%H%M%S}"
 
 
 def _progress() -> Any:

@@ -15,6 +15,8 @@ _MODEL = (
     ("attention_backend", str, "auto, torch, cuda"),
     ("num_threads", int, "CPU threads of each worker"),
     ("max_model_len", int, "longest prompt plus output, in tokens"),
+    ("speculative", str, "prompt-lookup, or a small model that drafts for the large one"),
+    ("num_draft_tokens", int, "tokens guessed ahead of each step, when speculative"),
 )
 _CACHE = (
     ("block_size", int, "tokens per KV block, a power of two"),
@@ -30,6 +32,8 @@ _CLUSTER = (
     ("workers", str, "how many of each role: 1C+1P+1D is one collocated, one prefill, one decode"),
     ("strategy", str, "collocated, disaggregated, adaptive"),
     ("policy", str, "how an adaptive strategy decides: original, adaptive, least-work, dynamo, ..."),
+    ("profile", str, "what `nanopd profile` wrote, for the router (default: the closest that comes with nanopd)"),
+    ("transport", str, "how KV moves between workers: auto, peer_to_peer, pinned_relay, shared_memory"),
     ("max_queued_requests", int, "requests accepted and not finished; more are refused"),
 )
 _SWITCHES = (

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--log", type=Path, metavar="FILE", help="JSON lines, as `nanopd simulate --decisions` writes them"
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of a running server, when there is no --log")
+    parser.add_argument(
+        "--api-key", default=os.environ.get("NANOPD_API_KEY"), help="the server's (default: $NANOPD_API_KEY)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    row = _from_log(args.log, args.request) if args.log is not None else _from_server(args.url, args.request)
+    row = (
+        _from_log(args.log, args.request)
+        if args.log is not None
+        else _from_server(args.url, args.request, args.api_key)
+    )
     print("\n".join(explain(row)))
     return 0
 
@@ -63,17 +71,20 @@ def _from_log(path: Path, request_id: str) -> dict[str, Any]:
     raise RequestFailedError(f"{path} has no request {request_id!r} (it has {len(lines)} others)")
 
 
-def _from_server(url: str, request_id: str) -> dict[str, Any]:
+def _from_server(url: str, request_id: str, api_key: str | None) -> dict[str, Any]:
     from urllib.error import HTTPError, URLError
     from urllib.parse import quote
-    from urllib.request import urlopen
+    from urllib.request import Request, urlopen
 
     address = f"{url.rstrip('/')}/debug/requests/{quote(request_id, safe='')}"
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        with urlopen(address, timeout=10.0) as answer:  # noqa: S310
+        with urlopen(Request(address, headers=headers), timeout=10.0) as answer:  # noqa: S310
             row: dict[str, Any] = json.load(answer)
             return row
     except HTTPError as error:
+        if error.code == 401:
+            raise RequestFailedError(f"{url} wants its API key: --api-key") from error
         raise RequestFailedError(
             f"{url} does not know request {request_id!r} ({error.code}); it keeps the last ones only"
         ) from error

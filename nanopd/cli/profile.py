@@ -66,6 +66,10 @@ def _show(console: Any, measured: Any) -> None:
         console.print(
             f"Other programs took {1 - measured.share:.0%} of the time; step times are net of that, the transfer's are not"
         )
+    if launch_ms := profile.step.terms.launch_ms:
+        console.print(
+            f"A step without a graph takes the host {launch_ms:.1f} ms to launch; shorter ones take that long"
+        )
     transfer = profile.transfer
     console.print(
         f"Transfer ({measured.transport}): {transfer.latency_ms:.3f} ms + bytes / {transfer.bandwidth_gb_s:.2f} GB/s; "

@@ -2,8 +2,10 @@
 
 import argparse
 import os
+from dataclasses import replace
 
 from nanopd.cli.engine_options import add_engine_options, engine_and_cluster
+from nanopd.cli.trace_option import add_trace_option, traced
 from nanopd.config import ServerConfig
 
 
@@ -28,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.drain_timeout_s,
         help="for requests under way at SIGTERM (%(default)s)",
     )
+    group.add_argument(
+        "--otlp-endpoint",
+        default=os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        help="OTLP/HTTP endpoint for OpenTelemetry spans of requests (default: $OTEL_EXPORTER_OTLP_ENDPOINT)",
+    )
+    add_trace_option(parser)
     add_engine_options(parser, workers="1C")
 
 
@@ -40,8 +48,10 @@ def run(args: argparse.Namespace) -> int:
         served_model_name=args.served_model_name,
         max_body_bytes=args.max_body_bytes,
         drain_timeout_s=args.drain_timeout_s,
+        otlp_endpoint=args.otlp_endpoint,
     )
     from nanopd.server.serve import serve  # after the options are known to be good: this import takes a while
 
-    serve(engine, cluster, config, say=lambda line: print(line, flush=True))
+    with traced(args.trace) as tracing:
+        serve(replace(engine, **tracing), cluster, config, say=lambda line: print(line, flush=True))
     return 0

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     profile = load_profile(args.profile)
     specs = load_workload(args, args.rate)
-    result = simulate(profile, args.workers, args.policy, specs)
+    result = simulate(profile, args.workers, args.policy, specs, overlap_host=profile.launches_ahead)
     console = Console(highlight=False)
     rate = len(specs) / max(result.arrival_span_s, 1e-9)
     console.print(

@@ -60,7 +60,9 @@ class EngineConfig:
     attention_backend: str = "auto"  # auto | torch | cuda
     cuda_graphs: bool = True
     num_threads: int | None = None  # CPU threads of this worker; None: cores split among the workers
-    transport: str = "auto"  # how KV leaves this worker: auto (the fastest that works), peer_to_peer, pinned_relay, shared_memory
+    transport: str = (
+        "auto"  # how KV leaves this worker: auto (the fastest that works), peer_to_peer, pinned_relay, shared_memory
+    )
     speculative: str | None = None  # None: off; "prompt-lookup"; else a model that drafts (name, folder, GGUF file)
     num_draft_tokens: int = 4  # guessed ahead of each step, when speculative
     trace_dir: str | None = None  # each process leaves a log there of what it did and when (nanopd.tracing)

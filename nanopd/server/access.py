@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nanopd.server.errors import error_body
 
 # Health, metrics and the dashboard's files stay readable; what runs and why is for those who have the key.
-_PROTECTED = ("/v1/", "/tokenize", "/detokenize", "/dashboard/state", "/dashboard/events")
+_PROTECTED = ("/v1/", "/tokenize", "/detokenize", "/dashboard/state", "/dashboard/events", "/debug/")
 
 
 class RequireApiKey:

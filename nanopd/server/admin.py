@@ -74,6 +74,10 @@ class AdminEndpoints:
             {"tokens": tokens, "count": len(tokens), "max_model_len": self._context.generator.controller.max_model_len}
         )
 
+    async def tokenizer_info(self, http: Request) -> Response:
+        """Special tokens and chat template: with ``/tokenize`` a client needs no tokenizer of its own."""
+        return JSONResponse(self._context.generator.tokenizer.config)
+
     async def detokenize(self, http: Request) -> Response:
         fields = parse(await read_body(http, self._context.config.max_body_bytes), DetokenizeRequest)
         self._context.check_model(fields.model)

@@ -18,6 +18,7 @@ from nanopd.server.context import ServerContext
 from nanopd.server.dashboard import DashboardEndpoints, DashboardFeed
 from nanopd.server.errors import EXCEPTION_HANDLERS
 from nanopd.server.prometheus import ServerMetrics
+from nanopd.server.request_log import RequestLog
 from nanopd.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def build_app(controller: "Controller", tokenizer: Tokenizer, config: ServerConf
         Route("/metrics", admin.metrics),
         Route("/version", admin.version),
         Route("/tokenize", admin.tokenize, methods=["POST"]),
+        Route("/tokenizer_info", admin.tokenizer_info),
+        Route("/debug/requests/{request_id}", RequestLog(controller).show),
         Route("/detokenize", admin.detokenize, methods=["POST"]),
         *DashboardEndpoints(feed).routes(),
     ]

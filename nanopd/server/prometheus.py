@@ -135,6 +135,8 @@ _WORKER_COUNTERS: tuple[tuple[str, str, _WorkerValue], ...] = (
         "Prompt tokens looked up in the prefix cache",
         lambda worker: worker.stats.prefix_query_tokens,
     ),
+    ("draft_tokens", "Tokens guessed ahead and verified", lambda worker: worker.stats.num_draft_tokens),
+    ("accepted_draft_tokens", "Guesses that were right", lambda worker: worker.stats.num_accepted_tokens),
 )
 
 

@@ -40,6 +40,7 @@ async def _serve(
     try:
         tokenizer = load_tokenizer(engine)
         controller = Controller(engine, cluster)
+        spans = _export_spans(controller, config, engine.model)
         say(f"starting {cluster.topology} workers for {engine.model} ...")
         try:
             if not await stop.unless_stopped(controller.start()):
@@ -62,8 +63,19 @@ async def _serve(
             say("stopping workers ...")
         finally:
             await controller.stop()
+            if spans is not None:
+                await asyncio.to_thread(spans.shutdown)  # sends what it still holds
     finally:
         listener.close()
+
+
+def _export_spans(controller: Controller, config: ServerConfig, model: str) -> Any:
+    """The provider of spans, or None: without an endpoint OpenTelemetry is not even imported."""
+    if config.otlp_endpoint is None:
+        return None
+    from nanopd.server.request_spans import export_spans
+
+    return export_spans(controller, config.otlp_endpoint, config.served_model_name or model)
 
 
 async def _drain(

@@ -33,7 +33,8 @@ def _from_gguf(path: Path) -> Tokenizer:
     metadata = read_gguf(path).metadata
     backend = build_tokenizer(metadata)
     tokens = metadata["tokenizer.ggml.tokens"]
-    ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "unknown", "padding")}
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # Hugging Face's: GGUF's
+    ids = {name: metadata.get(f"tokenizer.ggml.{theirs}_token_id") for name, theirs in names.items()}
     special = {f"{name}_token": tokens[index] for name, index in ids.items() if index is not None}
     default_bos = metadata["tokenizer.ggml.model"] == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
     if metadata.get("tokenizer.ggml.add_bos_token", default_bos) and ids["bos"] is not None:

@@ -1,7 +1,9 @@
 """Text to token ids and back, for one model."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -28,6 +30,7 @@ class Tokenizer:
         special_tokens = special_tokens or {}
         self._backend = backend
         self._template = None if chat_template is None else ChatTemplate(chat_template, special_tokens)
+        self.config = {**special_tokens, **({} if chat_template is None else {"chat_template": chat_template})}
         self._added = {index: token.content for index, token in backend.get_added_tokens_decoder().items()}
         self._byte_of = _byte_alphabet() if isinstance(backend.decoder, decoders.ByteLevel) else None
         eos = special_tokens.get("eos_token")
@@ -92,6 +95,13 @@ class Tokenizer:
             return raw.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``tokenizer.json`` and ``tokenizer_config.json`` as Hugging Face lays them out: for programs that cannot read a GGUF file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._backend.save(str(folder / "tokenizer.json"))
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self.config}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nanopd.bench.plots.pool import Group, few, groups, loads_of
-from nanopd.bench.plots.style import PART_COLOURS, Looks, finish, panels
+from nanopd.bench.plots.style import PART_COLOURS, Looks, finish, origin_of, panels
 from nanopd.bench.record import Record
 from nanopd.metrics import percentile
 
@@ -32,7 +32,7 @@ def latency_bars(record: Record) -> Figure | None:
         _bars(ax, record, found, partial(_quantile, name=name, q=50.0), partial(_quantile, name=name, q=99.0))
         ax.set_title(title)
         ax.set_ylabel("milliseconds")
-    return finish(figure, record, "Latency: p50 (bar) and p99 (mark)", axes[0])
+    return finish(figure, origin_of(record), "Latency: p50 (bar) and p99 (mark)", axes[0])
 
 
 def ttft_bars(record: Record) -> Figure | None:
@@ -45,7 +45,7 @@ def ttft_bars(record: Record) -> Figure | None:
         _bars(ax, record, found, partial(_quantile, name="ttft_ms", q=q))
         ax.set_title(f"p{q:.0f}")
         ax.set_ylabel("TTFT, milliseconds")
-    return finish(figure, record, "Time to first token", axes[0])
+    return finish(figure, origin_of(record), "Time to first token", axes[0])
 
 
 def throughput_bars(record: Record) -> Figure | None:
@@ -61,7 +61,7 @@ def throughput_bars(record: Record) -> Figure | None:
     for ax, (name, title) in zip(axes, measures, strict=True):
         _bars(ax, record, found, partial(_figure, name=name))
         ax.set_ylabel(title)
-    return finish(figure, record, "Throughput", axes[0])
+    return finish(figure, origin_of(record), "Throughput", axes[0])
 
 
 def completed_dropped(record: Record) -> Figure | None:
@@ -92,7 +92,7 @@ def completed_dropped(record: Record) -> Figure | None:
     ax.bar(0, 0, color="white", edgecolor="black", hatch="xxxx", label="dropped (number above)")
     _name_loads(ax, labels)
     ax.set_ylabel("requests due in the window")
-    return finish(figure, record, "Completed and dropped requests", ax)
+    return finish(figure, origin_of(record), "Completed and dropped requests", ax)
 
 
 def phases(record: Record) -> Figure | None:
@@ -115,7 +115,7 @@ def phases(record: Record) -> Figure | None:
         ax.set_title(label)
         ax.set_ylabel("milliseconds per request, mean")
         ax.grid(axis="x", visible=False)
-    return finish(figure, record, "Where the time went", axes[0])
+    return finish(figure, origin_of(record), "Where the time went", axes[0])
 
 
 def _bars(

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nanopd.bench.plots.pool import few, groups, loads_of
-from nanopd.bench.plots.style import Looks, finish, panels
+from nanopd.bench.plots.style import Looks, finish, origin_of, panels
 from nanopd.bench.record import Record
 
 _MIN_VIOLIN = 3  # requests
@@ -39,7 +39,7 @@ def violins(record: Record) -> Figure | None:
         ax.set_title(label)
         ax.set_ylabel("E2E, milliseconds")
         ax.grid(axis="x", visible=False)
-    return finish(figure, record, "End-to-end latency of every completed request")
+    return finish(figure, origin_of(record), "End-to-end latency of every completed request")
 
 
 def scatter(record: Record) -> Figure | None:
@@ -73,7 +73,7 @@ def scatter(record: Record) -> Figure | None:
         ax.set_title(label)
         ax.set_xlabel("prompt, tokens")
         ax.set_ylabel(f"{title}, milliseconds")
-    return finish(figure, record, f"{title} against prompt length", axes[0])
+    return finish(figure, origin_of(record), f"{title} against prompt length", axes[0])
 
 
 def cdf_ttft(record: Record) -> Figure | None:
@@ -112,4 +112,4 @@ def _cdf(record: Record, name: str, title: str, objective: float | None) -> Figu
         ax.set_title(label)
         ax.set_xlabel(f"{title}, milliseconds")
         ax.set_ylabel("share of requests")
-    return finish(figure, record, f"{title}: cumulative distribution", axes[0])
+    return finish(figure, origin_of(record), f"{title}: cumulative distribution", axes[0])

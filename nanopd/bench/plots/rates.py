@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
 from nanopd.bench.plots.pool import Group, few, groups, loads_of, rates_of
-from nanopd.bench.plots.style import Looks, finish, panels
+from nanopd.bench.plots.style import Looks, finish, log_axis, origin_of, panels
 from nanopd.bench.record import Record
 from nanopd.metrics import percentile
 from nanopd.request import Slo
@@ -34,13 +33,11 @@ def latency_by_rate(record: Record) -> Figure | None:
             for q, style in ((50.0, "-"), (99.0, "--")):
                 values = [percentile(group.values(name), q) for group in line]
                 _curve(ax, looks, arm, line, values, label=f"{arm} p{q:.0f}", linestyle=style)
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.5)))
+        log_axis(ax.yaxis)
         ax.set_title(title)
         ax.set_xlabel("offered requests/s")
         ax.set_ylabel("milliseconds (log)")
-    return finish(figure, record, f"Latency by rate, {found[0].workload}", axes[0])
+    return finish(figure, origin_of(record), f"Latency by rate, {found[0].workload}", axes[0])
 
 
 def throughput_by_rate(record: Record) -> Figure | None:
@@ -58,7 +55,7 @@ def throughput_by_rate(record: Record) -> Figure | None:
         ax.set_ylim(bottom=0.0)
         ax.set_xlabel("offered requests/s")
         ax.set_ylabel(title)
-    return finish(figure, record, f"Throughput by rate, {found[0].workload}", axes[1])
+    return finish(figure, origin_of(record), f"Throughput by rate, {found[0].workload}", axes[1])
 
 
 def slo_attainment(record: Record) -> Figure | None:
@@ -79,7 +76,7 @@ def _attainment_by_rate(record: Record, found: Sequence[Group]) -> Figure:
     ax.set_ylim(0.0, 1.03)
     ax.set_xlabel("offered requests/s")
     ax.set_ylabel("share that kept the objectives")
-    return finish(figure, record, f"SLO attainment, {found[0].workload} ({_objectives(record)})", ax)
+    return finish(figure, origin_of(record), f"SLO attainment, {found[0].workload} ({_objectives(record)})", ax)
 
 
 def _attainment_by_scale(record: Record) -> Figure:
@@ -98,7 +95,7 @@ def _attainment_by_scale(record: Record) -> Figure:
         ax.set_title(label)
         ax.set_xlabel("objectives times")
         ax.set_ylabel("share that kept them")
-    return finish(figure, record, f"SLO attainment ({_objectives(record)} times the x axis)", axes[0])
+    return finish(figure, origin_of(record), f"SLO attainment ({_objectives(record)} times the x axis)", axes[0])
 
 
 def _curve(

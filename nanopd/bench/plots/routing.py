@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nanopd.bench.plots.pool import Group, few, groups, loads_of
-from nanopd.bench.plots.style import finish, panels
+from nanopd.bench.plots.style import finish, origin_of, panels
 from nanopd.bench.record import Record
 
 _NUM_BINS = 5  # of prompt length
@@ -44,7 +44,7 @@ def routing(record: Record) -> Figure | None:
         ax.set_title(arm)
         ax.grid(visible=False)
         figure.colorbar(image, ax=ax, label="share disaggregated")
-    return finish(figure, record, "Where requests were sent")
+    return finish(figure, origin_of(record), "Where requests were sent")
 
 
 def _shares(found: Sequence[Group], edges: np.ndarray) -> list[float]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from nanopd.bench.record import Record
 
@@ -14,6 +16,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 3)))
+SAVE_DPI = 200  # sharp in print
 PANEL_INCHES = (3.6, 2.9)
 
 _SETTINGS: Any = {
@@ -27,7 +30,7 @@ _SETTINGS: Any = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
-    "savefig.dpi": 200,
+    "savefig.dpi": SAVE_DPI,
     "svg.hashsalt": "nanopd",
 }
 
@@ -75,24 +78,39 @@ def panels(count: int, width: float = 1.0) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def finish(figure: Figure, record: Record, title: str, legend_from: Axes | None = None) -> Figure:
-    """Title and legend above the panels, origin below: three bands of fixed height, so that none covers another."""
+def finish(figure: Figure, origin: str, title: str, legend_from: Axes | None = None) -> Figure:
+    """Title and legend above the panels, where the numbers are from below: three bands of fixed height, so that none covers another."""
     height = figure.get_figheight()
     legend_inches = _LEGEND_INCHES if legend_from is not None else 0.0
     if legend_from is not None:
         handles, labels = legend_from.get_legend_handles_labels()
-        columns = 3 if len(labels) in (5, 6, 9) else min(len(labels), 4)
+        columns = min(_legend_columns(labels, figure.get_figwidth()), 3 if len(labels) in (5, 6, 9) else 4)
         legend_inches *= -(-len(labels) // columns)
         anchor = (0.5, 1.0 - _TITLE_INCHES / height)
         figure.legend(handles, labels, loc="upper center", bbox_to_anchor=anchor, borderpad=0.2, ncols=columns)
     top, bottom = 1.0 - (_TITLE_INCHES + legend_inches) / height, _ORIGIN_INCHES / height
     figure.set_layout_engine("constrained", rect=(0.0, bottom, 1.0, top - bottom))
     figure.text(0.5, 1.0 - 0.06 / height, title, fontsize=10.5, fontweight="bold", ha="center", va="top")
-    figure.text(0.5, 0.05 / height, _origin(record), fontsize=6.5, color="#555555", ha="center", va="bottom")
+    figure.text(0.5, 0.05 / height, origin, fontsize=6.5, color="#555555", ha="center", va="bottom")
     return figure
 
 
-def _origin(record: Record) -> str:
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """As many as fit beside each other: a character of 9 points is about 0.066 inches wide, a handle with its gaps 0.6."""
+    return max(1, min(len(labels), int(width / (0.6 + 0.066 * max(map(len, labels), default=0)))))
+
+
+def log_axis(axis: Axis) -> None:
+    """Logarithmic, with plain numbers, also between the powers of ten where there are few of those."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 3, 5, 7)))
+    low, high = axis.get_view_interval()
+    axis.set_minor_formatter("{x:g}" if high < 30 * low else NullFormatter())
+
+
+def origin_of(record: Record) -> str:
+    """The line under a figure of a bench record."""
     environment = record.environment
     cpu = f"{environment.cpu}, {environment.num_cpus} CPUs"
     hardware = environment.gpus[0].split(",")[0] if environment.gpus else cpu

@@ -34,6 +34,8 @@ def test_goes_down_where_the_first_rate_is_too_high() -> None:
 
 def test_gives_up_and_stops_at_the_bounds() -> None:
     assert sweep(0.0, SweepPlan(1.0))[0] is None
+    best, tried = sweep(0.0, SweepPlan(1.0, 2.0, min_rate=0.4))
+    assert (best, tried) == (None, [1.0, 0.5])
     best, tried = sweep(1e9, SweepPlan(1.0, 10.0, max_rate=100.0))
     assert (best, tried) == (100.0, [1.0, 10.0, 100.0])
 

@@ -1,4 +1,5 @@
 from support.fake_server import Server, make_server
+from support.tiny_tokenizer import CHAT_TEMPLATE
 
 import nanopd
 from nanopd.config import Role, ServerConfig
@@ -80,3 +81,14 @@ def test_every_scrape_is_valid_exposition_text(server: Server) -> None:
 
     families = {family.name for family in text_string_to_metric_families(server.client.get("/metrics").text)}
     assert {"nanopd_time_per_output_token_seconds", "nanopd_preemptions", "nanopd_requests_in_flight"} <= families
+
+
+def test_tokenizer_info_is_what_a_client_needs_to_do_without_its_own(server: Server) -> None:
+    info = server.client.get("/tokenizer_info").json()
+    assert info == {"eos_token": "<|im_end|>", "chat_template": CHAT_TEMPLATE}
+
+
+def test_what_tells_about_requests_or_the_model_needs_the_key() -> None:
+    locked = make_server(config=ServerConfig(api_key="secret"))
+    for path in ("/tokenizer_info", "/debug/requests/any"):
+        assert locked.client.get(path).status_code == 401
