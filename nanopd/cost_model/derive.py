@@ -7,7 +7,7 @@ from nanopd.cost_model.original import OriginalParameters
 from nanopd.cost_model.profile import HardwareProfile
 from nanopd.cost_model.step_model import StepModel
 
-_PROMPTS = (256, 512)  # prompt lengths between which alpha is the slope
+_PROMPTS = (512, 2048)  # prompt lengths between which alpha is the slope: shorter ones are bound by launches or bytes
 _CONTEXT = 512  # context of the decodes of beta and batch_thresh
 _HARM_BATCH, _HARM_CHUNK = 16, 512  # decodes, and the prompt chunk in their step, of gamma
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

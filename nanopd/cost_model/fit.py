@@ -14,7 +14,11 @@ from msgspec import structs
 from nanopd.cost_model.features import StepFeatures, StepSample
 from nanopd.cost_model.step_model import QUANTILE_LEVELS, StepModel, StepTerms, Table, interpolate
 
-_KNOT_RATIO = 1.3  # counts closer than that share a knot
+_KNOT_RATIO = 1.3  # small counts closer than that share a knot
+_FINE_COUNT, _FINE_RATIO = (
+    256,
+    1.0015,
+)  # from here on matrix products fill whole tiles, and a step may cost half as much again as one token less
 _ROW_PENALTY = 0.02  # relative error that would have to be gained by moving all of a step's cost to its rows
 _NUM_ROBUST_ROUNDS = 6
 _HUBER = 1.5  # in robust standard deviations
@@ -111,7 +115,8 @@ def _knots(counts: Iterable[int]) -> tuple[int, ...]:
     ordered = sorted({count for count in counts if count > 0})
     knots = ordered[:1]
     for count in ordered[1:-1]:
-        if count >= knots[-1] * _KNOT_RATIO and count * _KNOT_RATIO <= ordered[-1]:
+        ratio = _FINE_RATIO if count > _FINE_COUNT else _KNOT_RATIO
+        if count >= knots[-1] * ratio and count * ratio <= ordered[-1]:
             knots.append(count)
     return tuple(knots + [count for count in ordered[-1:] if count > knots[-1]])
 

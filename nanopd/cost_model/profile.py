@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from nanopd.cost_model.features import StepSample
+from nanopd.cost_model.measurements import Measurements
 from nanopd.cost_model.step_model import StepModel, StepTerms
 from nanopd.cost_model.transfer import TransferModel
 from nanopd.errors import ConfigError
@@ -35,11 +36,17 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True):
         str, float
     ] = {}  # kind of step, or "all" -> median relative error on steps the fit has not seen
     samples: tuple[StepSample, ...] = ()
+    measurements: Measurements | None = None  # the same and more as points for figures, beside the fit
 
     def __post_init__(self) -> None:
         for name in ("kv_bytes_per_token", "block_size", "num_blocks", "max_model_len"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of a hardware profile must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def launches_ahead(self) -> bool:
+        """Whether the worker launches a step while one runs, as on a GPU: its steps have graphs, or a launch of their own."""
+        return bool(self.step.terms.ladder) or self.step.terms.launch_ms > 0.0
 
     def save(self, path: Path) -> None:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self, enc_hook=_encode), indent=1) + b"\n")

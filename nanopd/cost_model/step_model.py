@@ -22,7 +22,7 @@ from nanopd.cost_model.features import StepFeatures
 from nanopd.errors import ConfigError
 
 QUANTILE_LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-_DENSE_TOKENS = 4096  # above, the table's last slope goes on
+_DENSE_TOKENS = 4096  # above, the table itself is asked
 _DENSE_DECODES = 1024
 
 
@@ -57,6 +57,7 @@ class StepTerms(msgspec.Struct, frozen=True):
     attention_ms: float = 0.0  # per query token and key
     context_ms: float = 0.0  # per token of KV that a decode reads
     ladder: tuple[int, ...] = ()  # sizes of the decode graphs; empty: none
+    launch_ms: float = 0.0  # of the host, for a step that runs without a graph: it takes no less
     ratio_quantiles: dict[str, tuple[float, ...]] = {}  # kind of step -> measured / predicted at QUANTILE_LEVELS
 
     def __post_init__(self) -> None:
@@ -70,19 +71,30 @@ class StepTerms(msgspec.Struct, frozen=True):
 class StepModel:
     """Predicts steps from ``StepTerms``. A prediction takes well under 2 microseconds: the tables are spread out at construction."""
 
-    __slots__ = ("terms", "_attention", "_context", "_decodes", "_per_prefill", "_pure", "_slope", "_tokens")
+    __slots__ = (
+        "terms", "_attention", "_context", "_decodes", "_launch", "_per_prefill", "_pure", "_tokens",
+    )  # fmt: skip
 
     def __init__(self, terms: StepTerms) -> None:
         self.terms = terms
         self._tokens = [terms.prefill_ms + ms for ms in _spread(terms.tokens, _DENSE_TOKENS)]
-        self._slope = self._tokens[-1] - self._tokens[-2]
         self._decodes = _spread(terms.decodes, _DENSE_DECODES)
         self._decodes[0] = 0.0
         self._pure = [0.0, *(self._decode_only(size) for size in range(1, _DENSE_DECODES + 1))]
         self._attention, self._context, self._per_prefill = terms.attention_ms, terms.context_ms, terms.per_prefill_ms
+        self._launch = terms.launch_ms
 
     def predict_ms(self, f: StepFeatures) -> float:
         """The median time of a step, milliseconds; 0 for an empty one."""
+        ms = self.device_ms(f)
+        return self._launch if ms < self._launch and f.num_prefill_tokens else ms
+
+    def launch_ms(self, f: StepFeatures) -> float:
+        """How long the host is busy launching a step, where that is more than a graph's launch."""
+        return self._launch if f.num_prefill_tokens else 0.0
+
+    def device_ms(self, f: StepFeatures) -> float:
+        """How long a step keeps the device busy when the host is ahead of it."""
         num_prefill_tokens, num_decodes = f.num_prefill_tokens, f.num_decodes
         if num_prefill_tokens == 0:
             if num_decodes > _DENSE_DECODES:
@@ -90,7 +102,7 @@ class StepModel:
             return self._pure[num_decodes] + self._context * f.decode_context
         num_tokens = num_prefill_tokens + num_decodes
         if num_tokens > _DENSE_TOKENS:
-            ms = self._tokens[-1] + self._slope * (num_tokens - _DENSE_TOKENS)
+            ms = self.terms.prefill_ms + self.terms.tokens.at(num_tokens)
         else:
             ms = self._tokens[num_tokens]
         ms += self._per_prefill * f.num_prefills + self._attention * f.prefill_attention

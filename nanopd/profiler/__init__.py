@@ -3,6 +3,6 @@
 ``grid`` chooses what to measure, ``steps``, ``transfer`` and ``host`` measure, ``profile`` runs it all and fits.
 """
 
-from nanopd.profiler.profile import Measured, profile_device
+from nanopd.profiler.profile import Measured, load_runner, measured_config, profile_device, profile_runner
 
-__all__ = ["Measured", "profile_device"]
+__all__ = ["Measured", "load_runner", "measured_config", "profile_device", "profile_runner"]

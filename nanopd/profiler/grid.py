@@ -42,11 +42,13 @@ class Axes:
     """The values that are combined; what exceeds the limits is left out."""
 
     new: tuple[int, ...]
-    cached: tuple[int, ...]
+    cached: tuple[int, ...]  # combined with ``new``; ``long`` goes with every other of them, ``fine`` with none
     batch: tuple[int, ...]
     context: tuple[int, ...]
     mixed_new: tuple[int, ...]
     mixed_batch: tuple[int, ...]
+    long: tuple[int, ...] = ()
+    fine: tuple[int, ...] = ()  # prompts about the multiples of a matrix product's tile, where its time jumps
 
 
 CPU = Axes(
@@ -54,12 +56,14 @@ CPU = Axes(
 )
 CPU_QUICK = Axes((32, 96, 256), (0, 512), (1, 2, 4, 16), (64, 512), (32, 128), (4, 16))
 GPU = Axes(
-    (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
+    (16, 64, 128, 256, 512, 1024, 2048),
     (0, 2048, 8192, 24_576),
     (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256),
     (128, 1024, 4096, 16_384),
     (64, 256, 512, 2048),
-    (4, 32, 128, 256),
+    (4, 32, 128, 224),
+    long=(4096, 8192),
+    fine=(384, 528, 576, 640, 704, 768, 784, 896, 1040, 1152, 1280, 1296, 1536, 1552, 1792, 1808, 2064, 2304, 3072),
 )
 GPU_QUICK = Axes((64, 512, 2048), (0, 8192), (1, 8, 64, 256), (256, 2048), (512,), (16, 128))
 
@@ -67,6 +71,8 @@ GPU_QUICK = Axes((64, 512, 2048), (0, 8192), (1, 8, 64, 256), (256, 2048), (512,
 def cases(axes: Axes, limits: Limits) -> list[Case]:
     """Every combination that fits."""
     drawn = [Case(((new, cached),)) for new in axes.new for cached in axes.cached]
+    drawn += [Case(((new, cached),)) for new in axes.long for cached in axes.cached[::2]]
+    drawn += [Case(((new, 0),)) for new in axes.fine]
     drawn += [Case(((new // 4, 0),) * 4) for new in axes.new[2::2]]  # several prompts in one step
     drawn += [Case((), ragged(batch, context)) for batch in axes.batch for context in axes.context]
     # Mixed steps at one context of each stage: attention is additive, what is to be seen is how the linear layers are shared.

@@ -1,8 +1,12 @@
 """What the device is called."""
 
+import time
 from pathlib import Path
 
 import torch
+
+_BUFFER_BYTES = {"cuda": 4 << 30, "cpu": 256 << 20}  # far beyond the caches
+_NUM_READS = 5
 
 
 def hardware_name(device: torch.device) -> str:
@@ -11,6 +15,18 @@ def hardware_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@torch.inference_mode()
+def read_bandwidth_gb_s(device: torch.device) -> float:
+    """The fastest of some sums over a large buffer: what reading memory can reach at all, 10^9 bytes per second."""
+    buffer = torch.ones(_BUFFER_BYTES[device.type] // 4, dtype=torch.float32, device=device)
+    fastest = float("inf")
+    for _ in range(_NUM_READS):
+        began = time.perf_counter()
+        buffer.sum().item()  # waits for the device
+        fastest = min(fastest, time.perf_counter() - began)
+    return buffer.numel() * 4 / fastest / 1e9
 
 
 def _cpu_model() -> str:

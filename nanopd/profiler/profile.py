@@ -7,27 +7,32 @@ from dataclasses import dataclass, replace
 from statistics import median, quantiles
 
 import torch
+from msgspec import structs
 
-from nanopd.config import CacheConfig, EngineConfig
+from nanopd.config import EngineConfig
+from nanopd.config.model import DTYPE_BYTES
 from nanopd.cost_model import HardwareProfile, StepFeatures, StepModel, StepSample, TransferModel, fit_step_model
 from nanopd.kv_cache import size_pool
 from nanopd.model_runner import ModelRunner
 from nanopd.model_runner.device import resolve_device
 from nanopd.model_runner.graphs import ladder
 from nanopd.profiler.grid import CPU, CPU_QUICK, GPU, GPU_QUICK, Case, Limits, cases
-from nanopd.profiler.hardware import hardware_name
+from nanopd.profiler.hardware import hardware_name, read_bandwidth_gb_s
 from nanopd.profiler.host import host_step_ms
+from nanopd.profiler.points import measurements
 from nanopd.profiler.steps import StepBench
 from nanopd.profiler.transfer import TransferBench, fit_transfer, measure_transfer
 
 _NUM_FOLDS = 5
 _MIN_ROUNDS = 3
-_NUM_CPU_WARM_UPS = 4  # a GPU first compiles for every shape
+_NUM_CPU_WARM_UPS = 4  # a GPU first chooses its kernels for every shape
 _CPU_POOL_TOKENS, _GPU_POOL_TOKENS = 12_288, 300_000
+_GPU_MIN_SEQS, _GPU_MIN_STEP_TOKENS = 256, 8192  # a GPU is measured this far, whatever its worker's limits
 _TRANSFER_BLOCKS = 256
 _HOST_BATCH = 8
 
 Progress = Callable[[str, float], None]  # what is being done, the share of all that is done
+Times = dict[Case, list[float]]  # milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,41 +56,102 @@ def profile_device(
     commit: str = "",
     progress: Progress = lambda _what, _share: None,
 ) -> Measured:
-    """Measures for about ``budget_s`` seconds (at least three rounds over the grid). ``config``: as the worker's would be."""
-    begun = time.perf_counter()
+    """Loads the model, then see ``profile_runner``. ``config``: as the worker's would be."""
     progress("loading the model", 0.0)
+    config = measured_config(config)
+    runner = load_runner(config, quick=quick)
+    return profile_runner(runner, config, budget_s=budget_s, quick=quick, seed=seed, commit=commit, progress=progress)
+
+
+def measured_config(config: EngineConfig) -> EngineConfig:
+    """``config`` with a GPU's steps as large as they are measured."""
+    if resolve_device(config.device).type != "cuda":
+        return config
+    wide = replace(
+        config.scheduler,
+        max_num_seqs=max(config.scheduler.max_num_seqs, _GPU_MIN_SEQS),
+        max_num_batched_tokens=max(config.scheduler.max_num_batched_tokens, _GPU_MIN_STEP_TOKENS),
+    )
+    return replace(config, scheduler=wide)
+
+
+def load_runner(config: EngineConfig, *, quick: bool = False) -> ModelRunner:
+    """The model with a KV pool just large enough for the grid."""
+    pool_tokens = _pool_tokens(config, quick)
+    return ModelRunner.load(
+        replace(config, cache=replace(config.cache, num_blocks=pool_tokens // config.cache.block_size))
+    )
+
+
+def _pool_tokens(config: EngineConfig, quick: bool) -> int:
     is_gpu = resolve_device(config.device).type == "cuda"
-    pool_tokens = (_GPU_POOL_TOKENS if is_gpu else _CPU_POOL_TOKENS) // (4 if quick else 1)
-    pool = replace(config.cache, num_blocks=pool_tokens // config.cache.block_size)
-    runner = ModelRunner.load(replace(config, cache=pool))
+    return (_GPU_POOL_TOKENS if is_gpu else _CPU_POOL_TOKENS) // (4 if quick else 1)
+
+
+def profile_runner(
+    runner: ModelRunner,
+    config: EngineConfig,
+    *,
+    budget_s: float,
+    quick: bool = False,
+    seed: int = 0,
+    commit: str = "",
+    progress: Progress = lambda _what, _share: None,
+    transfer: TransferModel | None = None,
+    min_rounds: int = _MIN_ROUNDS,
+    on_round: Callable[[Times], None] = lambda _times: None,
+) -> Measured:
+    """Measures for about ``budget_s`` seconds (at least ``min_rounds`` over the grid) on a runner of ``load_runner``.
+
+    ``transfer``: of the path between workers, when it is known already; it is not measured then. ``on_round``: sees the times after every round.
+    """
+    begun = time.perf_counter()
+    is_gpu = runner.device.type == "cuda"
     scheduler = config.scheduler
-    limits = Limits(runner.max_model_len, scheduler.max_num_batched_tokens, scheduler.max_num_seqs, pool_tokens)
+    limits = Limits(
+        runner.max_model_len, scheduler.max_num_batched_tokens, scheduler.max_num_seqs, _pool_tokens(config, quick)
+    )
     bench = StepBench(runner, seed)
     grid = cases((GPU_QUICK if quick else GPU) if is_gpu else (CPU_QUICK if quick else CPU), limits)
-    times = _measure_steps(bench, grid, budget_s, is_gpu, seed, progress)
+    times = _measure_steps(bench, grid, budget_s, min_rounds, is_gpu, seed, progress, on_round)
+    launch_ms = median(bench.launch_times_ms) if bench.launch_times_ms else 0.0
     progress("KV transfer", 0.9)
-    transport, transfer = _measure_transfer(runner, config.cache.block_size, 3 if quick else 9, seed)
+    transport, pushes = "given", dict[int, list[float]]()
+    if transfer is None:
+        transport, pushes = _measure_transfer(runner, config.cache.block_size, 3 if quick else 9, seed)
+        transfer = fit_transfer(pushes)
     progress("host overhead", 0.95)
     host_ms = host_step_ms(_HOST_BATCH, config.cache.block_size)
     progress("fitting", 0.97)
     sizes = tuple(ladder(scheduler.max_num_seqs)) if is_gpu and config.cuda_graphs else ()
-    profile = _fitted(config, runner, times, sizes, transfer, host_ms, commit, seed)
+    profile = _fitted(config, runner, times, sizes, launch_ms, transfer, host_ms, commit, seed)
+    points = measurements(times, pushes, profile, read_bandwidth_gb_s(runner.device), _weight_bytes(runner))
+    profile = structs.replace(profile, measurements=points)
     progress("done", 1.0)
     num_rounds = len(next(iter(times.values())))
     return Measured(profile, transport, num_rounds, _spread(times), bench.share, time.perf_counter() - begun)
 
 
+def _weight_bytes(runner: ModelRunner) -> int:
+    """That a decode step reads: all but the embedding, of which it reads a few rows (unless it is the output layer too)."""
+    model = runner.model_config
+    unread = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
+    return (model.num_parameters - unread) * DTYPE_BYTES[runner.dtype]
+
+
 def _fitted(
     config: EngineConfig,
     runner: ModelRunner,
-    times: dict[Case, list[float]],
+    times: Times,
     sizes: tuple[int, ...],
+    launch_ms: float,
     transfer: TransferModel,
     host_ms: float,
     commit: str,
     seed: int,
 ) -> HardwareProfile:
     step = fit_step_model([StepSample(case.features, ms) for case, values in times.items() for ms in values], sizes)
+    step = StepModel(structs.replace(step.terms, launch_ms=launch_ms))
     is_gpu = runner.device.type == "cuda"
     hidden_ms = (
         step.predict_ms(StepFeatures.of_decode(_HOST_BATCH, 256)) if is_gpu else 0.0
@@ -110,21 +176,32 @@ def _fitted(
     )
 
 
-def _measure_transfer(runner: ModelRunner, block_size: int, num_rounds: int, seed: int) -> tuple[str, TransferModel]:
-    """The transport's name and its fit."""
+def _measure_transfer(
+    runner: ModelRunner, block_size: int, num_rounds: int, seed: int = 0
+) -> tuple[str, dict[int, list[float]]]:
+    """The transport's name, and milliseconds by bytes."""
     devices = _transfer_devices(runner.device)
     with TransferBench(runner.model_config, runner.dtype, block_size, _TRANSFER_BLOCKS, devices, seed) as bench:
-        return bench.transport, fit_transfer(measure_transfer(bench, num_rounds))
+        return bench.transport, measure_transfer(bench, num_rounds)
 
 
 def _measure_steps(
-    bench: StepBench, grid: list[Case], budget_s: float, is_gpu: bool, seed: int, progress: Progress
-) -> dict[Case, list[float]]:
+    bench: StepBench,
+    grid: list[Case],
+    budget_s: float,
+    min_rounds: int,
+    is_gpu: bool,
+    seed: int,
+    progress: Progress,
+    on_round: Callable[[Times], None],
+) -> Times:
     """Rounds over all cases, each in another order, so that a machine that slows down for a while slows no case in particular."""
     rng = random.Random(seed)
-    for case in sorted(grid, key=lambda case: case.features.num_tokens)[: None if is_gpu else _NUM_CPU_WARM_UPS]:
+    shapes = {case.features.num_tokens: case for case in sorted(grid, key=lambda case: case.features.num_tokens)}
+    for case in list(shapes.values())[: None if is_gpu else _NUM_CPU_WARM_UPS]:
         bench.step_ms(case)
-    times: dict[Case, list[float]] = {case: [] for case in grid}
+    bench.launch_times_ms.clear()
+    times: Times = {case: [] for case in grid}
     begun, num_rounds = time.perf_counter(), 0
     while True:
         for case in rng.sample(grid, len(grid)):
@@ -132,11 +209,12 @@ def _measure_steps(
             elapsed = time.perf_counter() - begun
             progress(f"steps, round {num_rounds + 1}", min(0.9, 0.05 + 0.85 * elapsed / budget_s))
         num_rounds += 1
-        if num_rounds >= _MIN_ROUNDS and (time.perf_counter() - begun) * (num_rounds + 1) / num_rounds > budget_s:
+        on_round(times)
+        if num_rounds >= min_rounds and (time.perf_counter() - begun) * (num_rounds + 1) / num_rounds > budget_s:
             return times
 
 
-def held_out_errors(times: dict[Case, list[float]], sizes: tuple[int, ...], seed: int = 0) -> dict[str, float]:
+def held_out_errors(times: Times, sizes: tuple[int, ...], seed: int = 0) -> dict[str, float]:
     """Relative errors against the medians of cases that the fit has not seen, a fifth of them at a time."""
     order = random.Random(seed).sample(list(times), len(times))
     errors: dict[str, list[float]] = {"all": []}
@@ -150,12 +228,12 @@ def held_out_errors(times: dict[Case, list[float]], sizes: tuple[int, ...], seed
     return {kind: median(values) for kind, values in errors.items()}
 
 
-def _fit_without(times: dict[Case, list[float]], held_out: set[Case], sizes: tuple[int, ...]) -> StepModel:
+def _fit_without(times: Times, held_out: set[Case], sizes: tuple[int, ...]) -> StepModel:
     samples = [StepSample(case.features, ms) for case, values in times.items() if case not in held_out for ms in values]
     return fit_step_model(samples, sizes, num_folds=1)
 
 
-def _spread(times: dict[Case, list[float]]) -> float:
+def _spread(times: Times) -> float:
     def relative(values: Sequence[float]) -> float:
         deciles = quantiles(values, n=10, method="inclusive")
         return (deciles[-1] - deciles[0]) / median(values)
@@ -178,13 +256,12 @@ def _transfer_devices(device: torch.device) -> tuple[str, str]:
 
 def _worker_blocks(config: EngineConfig, runner: ModelRunner) -> int:
     """Blocks of the pool a worker alone on the device would have."""
-    cache = CacheConfig(config.cache.block_size, config.cache.num_blocks, config.cache.memory_fraction)
-    scheduler = config.scheduler
-    return size_pool(
-        runner.model_config,
-        cache,
-        runner.dtype,
-        runner.device,
-        max_useful_tokens=scheduler.max_num_seqs * (config.max_model_len or runner.model_config.max_position),
-        max_step_tokens=scheduler.max_num_batched_tokens,
+    cache, scheduler = config.cache, config.scheduler
+    if cache.num_blocks is not None:
+        return cache.num_blocks
+    most = -(-scheduler.max_num_seqs * (config.max_model_len or runner.model_config.max_position) // cache.block_size)
+    left = size_pool(
+        runner.model_config, cache, runner.dtype, runner.device, max_step_tokens=scheduler.max_num_batched_tokens
     )
+    measuring = runner.kv_cache.num_blocks if runner.device.type == "cuda" else 0  # it counts as used there
+    return min(most, left + measuring)

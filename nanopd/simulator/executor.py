@@ -25,28 +25,38 @@ class _Ready:
 
 
 class CostModelExecutor:
-    """``last_step_ms`` is what the step submitted last takes."""
+    """``last_step_ms`` is what the step submitted last takes of the device, ``last_launch_ms`` what its launch takes of the host."""
 
     def __init__(self, model: StepModel, final_lens: Mapping[str, int]) -> None:
         """``final_lens``: request id -> prompt and output tokens together, once it is complete. Nothing else knows them."""
-        self._model = model
+        self.model = model
+        self.last_step_ms = self.last_launch_ms = 0.0
         self._final_lens = final_lens
         self._final_of: dict[str, int] = {}  # by seq_id, "request#attempt"
-        self.last_step_ms = 0.0
 
     def submit(self, batch: Batch) -> _Ready:
-        self.last_step_ms = self._model.predict_ms(StepFeatures.of_batch(batch))
+        features = StepFeatures.of_batch(batch)
+        self.last_step_ms, self.last_launch_ms = self.model.device_ms(features), self.model.launch_ms(features)
         final_of, tokens = self._final_of, []
         for piece in batch.slices:
             if piece.sample is None:
                 continue
-            seq_id = piece.request_id
-            final = final_of.get(seq_id)
+            final = final_of.get(piece.request_id)
             if final is None:
-                final = final_of[seq_id] = self._final_lens[seq_id.rpartition("#")[0]]
+                final = self._learn(piece.request_id)
             if piece.start + piece.num_tokens + 1 >= final:
                 tokens.append(EOS_TOKEN)
-                del final_of[seq_id]
+                final_of.pop(piece.request_id, None)
             else:
                 tokens.append(WORD_TOKEN)
         return _Ready(StepResult(tokens, [None] * len(tokens)))
+
+    def final_len(self, seq_id: str) -> int:
+        """Length of a sequence once it is complete; 0 when its request is over."""
+        return self._final_of.get(seq_id) or self._learn(seq_id)
+
+    def _learn(self, seq_id: str) -> int:
+        final = self._final_lens.get(seq_id.rpartition("#")[0], 0)  # 0: a spare step after the end
+        if final:
+            self._final_of[seq_id] = final
+        return final

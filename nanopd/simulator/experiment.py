@@ -47,17 +47,23 @@ def simulate(
     return Simulation(profile, router, config, final_lens=final_lens).run(specs)
 
 
-def capacity(profile: HardwareProfile, specs: Sequence[RequestSpec], num_workers: int, batch: int = 64) -> float:
-    """Requests per second that ``num_workers`` could just serve: their time over the time that a request takes of one worker, prefilled alone in
-    chunks and decoded in a batch of ``batch``. A yardstick for rates, not a bound."""
-    step, total_ms = profile.step, 0.0
-    for spec in specs:
-        chunks, rest = divmod(spec.num_prompt_tokens, 512)
-        sizes = [512] * chunks + ([rest] if rest else [])
-        position = 0
-        for size in sizes:
-            total_ms += step.predict_ms(StepFeatures.of_prefill(size, position))
-            position += size
-        context = spec.num_prompt_tokens + spec.num_output_tokens / 2
-        total_ms += spec.num_output_tokens * step.predict_ms(StepFeatures.of_decode(batch, context)) / batch
+def capacity(profile: HardwareProfile, specs: Sequence[RequestSpec], num_workers: int, max_batch: int = 256) -> float:
+    """Requests per second that ``num_workers`` could serve at most without mixing prompts and decodes in a step: their time over the least that a
+    request takes of it. Its prompt goes at the pace of full steps, its answer in the largest batch (up to ``max_batch``) that keeps its TPOT goal."""
+    total_ms = sum(_least_prefill_ms(profile, spec) + _least_decode_ms(profile, spec, max_batch) for spec in specs)
     return 1e3 * num_workers * len(specs) / total_ms
+
+
+def _least_prefill_ms(profile: HardwareProfile, spec: RequestSpec) -> float:
+    config = SchedulerConfig()
+    chunk = min(spec.num_prompt_tokens, config.prefill_chunk_size or config.max_num_batched_tokens)
+    num_prompts = max(1, config.max_num_batched_tokens // chunk)
+    features = StepFeatures.of_prefill(chunk, (spec.num_prompt_tokens - chunk) // 2, num_prompts)
+    return profile.step.predict_ms(features) * spec.num_prompt_tokens / features.num_prefill_tokens
+
+
+def _least_decode_ms(profile: HardwareProfile, spec: RequestSpec, max_batch: int) -> float:
+    goal = spec.slo.tpot_ms or float("inf")
+    context = spec.num_prompt_tokens + spec.num_output_tokens / 2
+    step = [profile.step.predict_ms(StepFeatures.of_decode(batch, context)) for batch in range(1, max_batch + 1)]
+    return spec.num_output_tokens * min(ms / batch for batch, ms in enumerate(step, 1) if ms <= goal or batch == 1)

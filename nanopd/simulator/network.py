@@ -103,6 +103,9 @@ class SimSender:
         self._on_news = on_news
         self._results: list[PushResult] = []
 
+    def meet(self, destination: PoolHandle) -> None:
+        """Nothing to find out."""
+
     def push(
         self, push_id: str, destination: PoolHandle, source_ids: Sequence[int], destination_ids: Sequence[int]
     ) -> None:

@@ -14,8 +14,8 @@ from nanopd.config import ClusterConfig, SchedulerConfig, Topology
 from nanopd.cost_model import HardwareProfile, StepModel
 from nanopd.errors import ConfigError
 from nanopd.kv_transfer.transport import PoolHandle
-from nanopd.messages import FromWorker, PeerPool
-from nanopd.request import Request
+from nanopd.messages import FromWorker, Heartbeat, KvPushed, LegEnded, PeerPool, Prefill, TokensOut
+from nanopd.request import FinishReason, Request
 from nanopd.router import Router
 from nanopd.simulator.events import EventQueue
 from nanopd.simulator.executor import CostModelExecutor
@@ -32,7 +32,10 @@ class SimulationConfig:
 
     cluster: ClusterConfig = field(default_factory=lambda: ClusterConfig(topology=Topology(num_collocated=1)))
     scheduler: SchedulerConfig = field(default_factory=lambda: SchedulerConfig(max_num_seqs=256))
-    overlap_host: bool = True  # as with pipeline depth 2: the host prepares the next step while this one runs
+    overlap_host: bool = True  # pipeline depth 2, as on a GPU: the host launches the next step while this one runs
+    fast_forward: bool = (
+        True  # steps that only decode the same sequences are not looked at one by one; the outcome is the same
+    )
 
 
 class Simulation:
@@ -60,19 +63,28 @@ class Simulation:
         self.final_lens: dict[str, int] = final_lens if final_lens is not None else {}
         self._requests: dict[str, Request] = {}
         self._records: list[RequestRecord] = []
+        self._acquainted: set[tuple[str, str]] = set()
         self._num_unfinished = 0
         self._tick_at: float | None = None
-        host_ms = 0.0 if config.overlap_host else profile.host_overhead_ms
         self.workers: dict[str, SimWorker] = {}
         for spec in config.cluster.topology.workers():
             executor = CostModelExecutor(step_model or profile.step, self.final_lens)
             block_bytes = profile.block_size * profile.kv_bytes_per_token
-            sender = SimSender(self._network, spec.worker_id, block_bytes, partial(self._wake, spec.worker_id))
+            sender = SimSender(self._network, spec.worker_id, block_bytes, partial(self._push_ended, spec.worker_id))
             self.workers[spec.worker_id] = SimWorker(
-                spec.worker_id, profile, config.scheduler, executor, sender, self.events, self._from_worker, host_ms
+                spec.worker_id,
+                profile,
+                config.scheduler,
+                executor,
+                sender,
+                self.events,
+                self._from_worker,
+                pipeline_depth=2 if config.overlap_host else 1,
+                fast_forward=config.fast_forward,
             )
             self._feed(WorkerAdded(spec.worker_id, 0, spec.role))
-        self._introduce()
+        for worker in self.workers.values():
+            self._from_worker(worker.worker_id, worker.hello(), self.clock.now())
 
     def run(self, specs: Sequence[RequestSpec]) -> SimulationResult:
         """Plays the workload until its last request has ended. Raises ConfigError for an empty one."""
@@ -97,6 +109,8 @@ class Simulation:
             pass
         assert self._num_unfinished == 0, f"{self._num_unfinished} requests hang"
         elapsed = max(self.clock.now(), 1e-9)
+        while any(worker.is_running for worker in self.workers.values()):  # spare steps
+            self.events.run_next()
         busy = {key: worker.busy_s / elapsed for key, worker in self.workers.items()}
         span = max(spec.arrival_s for spec in specs) - min(spec.arrival_s for spec in specs)
         return SimulationResult(tuple(self._records), len(self.workers), span, elapsed, busy)
@@ -111,17 +125,17 @@ class Simulation:
         self._requests[request_id] = request
         self._feed(RequestArrived(request))
 
-    def _from_worker(self, worker_id: str, message: FromWorker) -> None:
-        self._feed(WorkerMessage(worker_id, 0, message))
+    def _from_worker(self, worker_id: str, message: FromWorker, when: float) -> None:
+        self._feed(WorkerMessage(worker_id, 0, message), when)
 
     def _beat(self, worker_id: str) -> None:
         """Heartbeats carry the load, as in production."""
-        self._from_worker(worker_id, self.workers[worker_id].worker.heartbeat())
+        self._from_worker(worker_id, self.workers[worker_id].heartbeat(), self.clock.now())
         interval = self._config.cluster.heartbeat_interval_s
         self.events.at(self.clock.now() + interval, lambda: self._beat(worker_id))
 
-    def _wake(self, worker_id: str) -> None:
-        self.workers[worker_id].wake()
+    def _push_ended(self, worker_id: str) -> None:
+        self.workers[worker_id].look_at_pushes()
 
     def _tick(self) -> None:
         self._tick_at = None
@@ -129,31 +143,55 @@ class Simulation:
 
     # ---- the central scheduler
 
-    def _feed(self, event: RequestArrived | WorkerMessage | WorkerAdded | Tick) -> None:
-        for command in self.central.on_event(event, self.clock.now()):
+    def _feed(self, event: RequestArrived | WorkerMessage | WorkerAdded | Tick, when: float | None = None) -> None:
+        """``when``: seconds; None: now."""
+        if _may_plan(event):
+            self._tell_all()
+        for command in self.central.on_event(event, self.clock.now() if when is None else when):
             self._carry_out(command)
-        when = self.central.next_deadline()
-        if when is not None and (self._tick_at is None or when < self._tick_at):
-            self._tick_at = when
-            self.events.at(when, self._tick)
+        if self.central.num_queued:  # then every event is a reason to plan
+            for worker in self.workers.values():
+                worker.step_singly()
+        due = self.central.next_deadline()
+        if due is not None and (self._tick_at is None or due < self._tick_at):
+            self._tick_at = due
+            self.events.at(due, self._tick)
+
+    def _tell_all(self) -> None:
+        """The central scheduler is about to look at the load: it hears of every token sampled by now."""
+        told = [(worker_id, news) for worker_id, worker in self.workers.items() if (news := worker.news()) is not None]
+        for worker_id, (when, message) in sorted(told, key=lambda item: item[1][0]):
+            self.central.on_event(WorkerMessage(worker_id, 0, message), when)
 
     def _carry_out(self, command: Command) -> None:
         match command:
-            case Send():
-                self.workers[command.worker_id].deliver(command.message)
+            case Send(worker_id=worker_id, message=message):
+                if isinstance(message, Prefill):
+                    self._introduce(worker_id, message.destination_worker)
+                self.workers[worker_id].deliver(message)
             case FinishRequest():
                 request = self._requests.pop(command.request_id)
                 del self.final_lens[command.request_id]
                 self._records.append(RequestRecord.of(command, request, self.clock.now()))
                 self._num_unfinished -= 1
 
-    def _introduce(self) -> None:
-        """All workers are ready and know one another's pools."""
+    def _introduce(self, worker_id: str, peer_id: str) -> None:
+        """A worker gets to know another's pool before it first pushes there: of a thousand workers few pairs ever meet."""
+        if (worker_id, peer_id) in self._acquainted:
+            return
+        self._acquainted.add((worker_id, peer_id))
         profile = self._profile
-        for worker in self.workers.values():
-            self._from_worker(worker.worker_id, worker.hello())
-        for worker_id in self.workers:
-            pool = PoolHandle("simulated", worker_id, 1, profile.num_blocks, profile.block_size, 1, 1, "uint8")
-            for worker in self.workers.values():
-                if worker.worker_id != worker_id:
-                    worker.worker.handle(PeerPool(worker_id, 0, asdict(pool)))
+        pool = PoolHandle("simulated", peer_id, 1, profile.num_blocks, profile.block_size, 1, 1, "uint8")
+        self.workers[worker_id].worker.handle(PeerPool(peer_id, 0, asdict(pool)))
+
+
+def _may_plan(event: RequestArrived | WorkerMessage | WorkerAdded | Tick) -> bool:
+    """Whether the router may be asked, and look at all workers."""
+    if not isinstance(event, WorkerMessage):
+        return True
+    match event.message:
+        case TokensOut() | Heartbeat() | KvPushed():
+            return False
+        case LegEnded(reason=reason):
+            return reason not in (FinishReason.STOP, FinishReason.LENGTH)
+    return True

@@ -10,13 +10,14 @@ from nanopd.cost_model import HardwareProfile, StepFeatures, bundled, bundled_na
 from nanopd.errors import ConfigError
 
 
-@pytest.mark.parametrize("name", ["cpu_smollm2", "h200_qwen3_8b"])
+@pytest.mark.parametrize("name", ["cpu_smollm2", "h200_qwen3_8b", "h200_qwen3_8b_measured"])
 def test_bundled_profiles_are_whole(name: str, tmp_path: Path) -> None:
     profile = bundled(name)
     assert name in bundled_names()
     assert profile.source
     one, many = StepFeatures.of_decode(1, 512), StepFeatures.of_decode(32, 512)
     assert 0.0 < profile.step.predict_ms(one) < profile.step.predict_ms(many)
+    assert profile.launches_ahead == name.startswith("h200")
     assert profile.step.quantile_ms(many, 0.05) <= profile.step.quantile_ms(many, 0.95)
     profile.save(tmp_path / "p.json")
     again = HardwareProfile.load(tmp_path / "p.json")
@@ -32,6 +33,25 @@ def test_the_h200_profile_agrees_with_what_was_measured() -> None:
         assert step.predict_ms(StepFeatures.of_decode(batch, 1150)) == pytest.approx(ms, rel=0.05)
     for tokens, ms in ((512, 11.8), (2048, 44.0), (8192, 205.5), (16_384, 480.5)):
         assert step.predict_ms(StepFeatures.of_prefill(tokens)) == pytest.approx(ms, rel=0.08)
+
+
+def test_the_measured_h200_profile_fits_its_own_points() -> None:
+    """Also where a chunk of 512 tokens beside decodes is past the edge of a matrix product's tile."""
+    profile = bundled("h200_qwen3_8b_measured")
+    points, launch_ms = profile.measurements, profile.step.terms.launch_ms
+    assert points is not None
+    for point in points.decode:
+        assert point.fit_ms == pytest.approx(point.measured.ms, rel=0.05)
+        assert point.roofline_ms < point.measured.ms
+    for point in (*points.prefill, *points.interference):
+        if point.measured.ms > 1.5 * launch_ms:
+            assert point.fit_ms == pytest.approx(point.measured.ms, rel=0.08)
+    step = profile.step
+    whole, past = (
+        step.device_ms(StepFeatures.of_prefill(512) + StepFeatures.of_decode(batch, 1024)) for batch in (0, 4)
+    )
+    assert past > 1.5 * whole
+    assert all(error < 0.05 for error in profile.held_out_errors.values())
 
 
 @pytest.mark.parametrize(

@@ -144,3 +144,30 @@ def test_refuses_what_cannot_be_fitted_or_tabled() -> None:
         Table((1, 2), (0.0,))
     with pytest.raises(ConfigError, match="ratio_quantiles"):
         StepTerms(Table((1,), (1.0,)), Table((0,), (0.0,)), ratio_quantiles={"decode": (1.0,)})
+
+
+def test_a_step_without_a_graph_takes_no_less_than_its_launch() -> None:
+    model = StepModel(StepTerms(Table((1, 1001), (4.0, 24.0)), Table((0,), (0.0,)), launch_ms=10.0))
+    short, long, decodes = StepFeatures.of_prefill(51), StepFeatures.of_prefill(801), StepFeatures.of_decode(51, 100)
+    assert model.device_ms(short) == pytest.approx(5.0)
+    assert model.predict_ms(short) == 10.0
+    assert model.predict_ms(long) == model.device_ms(long) == pytest.approx(20.0)
+    assert model.predict_ms(decodes) == pytest.approx(5.0)
+    assert (model.launch_ms(short), model.launch_ms(decodes)) == (10.0, 0.0)
+
+
+def test_a_jump_at_a_tiles_edge_is_found() -> None:
+    """516 tokens take half as long again as 512, as matrix products of whole tiles do."""
+
+    def step_ms(f: StepFeatures) -> float:
+        return (6.0 if f.num_tokens <= 256 else 12.0 if f.num_tokens <= 512 else 18.0) + 1e-6 * f.prefill_attention
+
+    samples = [
+        StepSample(f, step_ms(f))
+        for size in (64, 128, 256, 258, 384, 512, 516, 640, 1000)
+        for f in (StepFeatures.of_prefill(size), StepFeatures.of_prefill(size, 4096))
+    ]
+    model = fit_step_model(samples)
+    for size in (512, 516, 700):
+        f = StepFeatures.of_prefill(size, 1024)
+        assert model.predict_ms(f) == pytest.approx(step_ms(f), rel=0.02)

@@ -8,9 +8,9 @@ from support.tiny_models import dummy_folder, tiny_config
 from nanopd.batch import Batch
 from nanopd.cli import main
 from nanopd.config import CacheConfig, EngineConfig
-from nanopd.cost_model import HardwareProfile, StepFeatures
+from nanopd.cost_model import HardwareProfile, StepFeatures, TransferModel
 from nanopd.model_runner import ModelRunner
-from nanopd.profiler import profile_device
+from nanopd.profiler import load_runner, measured_config, profile_device, profile_runner
 from nanopd.profiler.grid import Case
 from nanopd.profiler.host import host_step_ms
 from nanopd.profiler.steps import StepBench
@@ -91,3 +91,31 @@ def test_progress_reaches_the_end(config: EngineConfig) -> None:
     assert measured.num_rounds >= 3
     assert set(measured.profile.held_out_errors) == {"all", "prefill", "decode", "mixed"}
     assert measured.profile.num_blocks == 64  # of a worker with this configuration, not of the measuring pool
+    points = measured.profile.measurements
+    assert points is not None
+    assert points.read_bandwidth_gb_s > 0.0 and points.weight_bytes > 0
+    assert {case.num_bytes for case in points.transfer}
+    for point in (*points.decode, *points.prefill, *points.interference):
+        assert 0.0 < point.measured.low_ms <= point.measured.ms <= point.measured.high_ms
+        assert point.fit_ms > 0.0
+    alone = {(point.batch, point.context): point.measured.ms for point in points.decode}
+    shared = [point for point in points.interference if (point.batch, point.context) in alone]
+    assert shared and all(point.decode_ms == alone[point.batch, point.context] for point in shared)
+
+
+def test_a_known_transfer_is_taken_as_it_is(config: EngineConfig) -> None:
+    """And every round's times are shown to who wants to keep them."""
+    rounds: list[int] = []
+    config = measured_config(config)
+    measured = profile_runner(
+        load_runner(config, quick=True),
+        config,
+        budget_s=0.05,
+        quick=True,
+        transfer=TransferModel(1.0, 2.0),
+        min_rounds=2,
+        on_round=lambda times: rounds.append(min(map(len, times.values()))),
+    )
+    assert measured.profile.transfer == TransferModel(1.0, 2.0)
+    assert measured.profile.measurements is not None and measured.profile.measurements.transfer == ()
+    assert rounds == [1, 2]

@@ -10,7 +10,10 @@ from support.scripted_workers import MAX_MODEL_LEN, VOCAB_SIZE, ScriptedWorkers,
 
 from nanopd.config import ClusterConfig, EngineConfig, ModelConfig, Topology
 from nanopd.errors import ConfigError, InvalidRequestError, OverloadedError, PromptTooLongError, WorkerError
+from nanopd.kv_transfer.failover import FailoverSender
 from nanopd.kv_transfer.fault_proxy import FaultPlan, FaultySender
+from nanopd.kv_transfer.loopback import LoopbackSender
+from nanopd.kv_transfer.transport import PushResult
 from nanopd.request import FinishReason, Request, SamplingParams, Strategy
 from nanopd.runtime import controller as controller_module
 from nanopd.runtime.clock import WallClock
@@ -319,3 +322,51 @@ def test_events_of_two_loops_do_not_mix():
     for thread in threads:
         thread.join()
     assert results == [True, True]
+
+
+class BreakingSender:
+    """A transport of this name that carries ``num_pushes`` and then reports every push as failed."""
+
+    def __init__(self, transport, inner, num_pushes=None):
+        self.transport = transport
+        self._inner = inner
+        self._left = num_pushes
+        self._failed = []
+
+    def push(self, push_id, destination, source_ids, destination_ids):
+        if self._left == 0:
+            self._failed.append(PushResult(push_id, 0, 0.0, "the link is down"))
+            return
+        if self._left is not None:
+            self._left -= 1
+        self._inner.push(push_id, destination, source_ids, destination_ids)
+
+    def poll(self):
+        failed, self._failed = self._failed, []
+        return failed + self._inner.poll()
+
+    def probe(self, destination):
+        return 1.0
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+@pytest.mark.asyncio
+async def test_a_transport_that_fails_in_service_costs_no_request_an_attempt():
+    scripted = ScriptedWorkers(chunk_size=4)
+
+    def wrap(inner):  # each transport has a queue of its own, as two real ones have
+        pool = inner._pool
+        senders = [BreakingSender("first", inner, 7), BreakingSender("second", LoopbackSender(scripted.hub, pool))]
+        return FailoverSender(senders, lambda destination, known: ["first", "second"])
+
+    scripted.wrap_sender = wrap
+    async with running(scripted, "1P+1D") as controller:
+        requests = [make_request(i, num_prompt=30) for i in range(12)]
+        streams = [controller.submit(request) for request in requests]
+        answers = await asyncio.gather(*map(collect, streams))
+        assert answers == [expected_tokens(request) for request in requests]
+        reports = [stream.finish.report for stream in streams]
+        assert {report.num_attempts for report in reports} == {1}
+        assert "second" in {report.transport for report in reports}

@@ -71,6 +71,16 @@ def test_one_token_chunks_stand_with_the_decodes() -> None:
     assert [piece.is_decode for piece in batch.slices] == [True, True, False]
 
 
+def test_an_urgent_prompt_goes_before_the_chunks_of_those_admitted() -> None:
+    scheduler = make(prefill_chunk_size=8)
+    for seq_id in ("a", "b"):
+        add(scheduler, seq_id, num_prompt=24)
+    assert step(scheduler) == [("a", 0, 8), ("b", 0, 8)]
+    add(scheduler, "urgent", num_prompt=12, priority=-1)
+    assert step(scheduler) == [("urgent", 0, 8), ("a", 8, 8)]
+    assert step(scheduler) == [("urgent", 8, 4), ("a", 16, 8), ("b", 8, 4)]
+
+
 def test_priority_then_arrival() -> None:
     scheduler = make(max_num_seqs=1)
     for seq_id, priority in (("late", 1), ("first", 0), ("second", 0)):
