@@ -1,16 +1,16 @@
-"""How long a routing decision takes and how fast the simulator is: ``python benchmarks/simulation/decision_time.py --out FILE.md``."""
+"""How long a routing decision takes and how fast the simulator is: ``python -m benchmarks.simulation.decision_time --out FILE.md``."""
 
 import argparse
 import time
 from collections.abc import Collection
 from pathlib import Path
 
+from benchmarks.simulation.cells import CELLS
 from nanopd.cost_model import bundled
 from nanopd.metrics import percentile
 from nanopd.request import FinishReason, Request, Strategy
 from nanopd.router import ClusterView, Decision, Router, build
-from nanopd.simulator import capacity, simulate
-from nanopd.workload import named_workload
+from nanopd.simulator import simulate
 
 
 class Timed:
@@ -38,36 +38,49 @@ class Timed:
         self._router.finished(request, num_output_tokens, reason, now)
 
 
+def calibration_ms() -> float:
+    """A million rounds of an empty loop: how fast this core is just now."""
+    began = time.thread_time()
+    for _ in range(1_000_000):
+        pass
+    return (time.thread_time() - began) * 1e3
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--load", type=float, default=0.8)
-    parser.add_argument("--requests-per-worker", type=int, default=40)
-    parser.add_argument("--workers", default="2,8,64")
+    parser.add_argument("--requests", type=int, default=1500)
+    parser.add_argument("--workers", default="8,64")
     args = parser.parse_args()
-    profile = bundled("h200_qwen3_8b")
-    lines = [
-        "# Decision time of the adaptive router, and the simulator's speed",
-        "",
-        f"Simulated H200 workers, load {args.load:.0%} of capacity, CPU time of one shared core. Milliseconds of a call of `plan`.",
-        "",
-        "| workers | workload | decisions | p50 | p99 | max | requests per minute of one core |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    profile, idle = bundled("h200_qwen3_8b"), [calibration_ms()]
+    rows = []
     for count in map(int, args.workers.split(",")):
-        for shape in ("sharegpt", "mixed-slo"):
-            rate = args.load * capacity(profile, named_workload(shape, "poisson", 1.0, count=500, seed=0), count)
-            specs = named_workload(shape, "poisson", rate, count=count * args.requests_per_worker, seed=11)
+        for cell in (CELLS[0], CELLS[-1]):
+            rate = args.load * cell.capacity(profile, count)
+            specs = cell.trace(rate, args.requests / rate, 11)
             router = Timed(build(profile.kv_bytes_per_token, "cuda", "adaptive", profile))
             began = time.process_time()
             simulate(profile, f"{count}C", "adaptive", specs, router=router)
             speed = len(specs) / (time.process_time() - began) * 60
             times = router.times
             p50, p99 = percentile(times, 50), percentile(times, 99)
-            lines.append(
-                f"| {count} | {shape} | {len(times)} | {p50:.3f} | {p99:.3f} | {max(times):.3f} | {speed:.0f} |"
+            rows.append(
+                f"| {count} | {cell.name} | {len(times)} | {p50:.3f} | {p99:.3f} | {max(times):.3f} | {speed:.0f} |"
             )
-            print(lines[-1], flush=True)
+            print(rows[-1], flush=True)
+            idle.append(calibration_ms())
+    lines = [
+        "# Decision time of the adaptive router, and the simulator's speed",
+        "",
+        f"Simulated H200 workers, load {args.load:.0%} of capacity. Milliseconds of the calling thread's own time in `plan`, on a shared core.",
+        f"A million rounds of an empty loop took {min(idle):.0f} to {max(idle):.0f} ms of the same kind of time between the rows.",
+        f"Command: `python -m benchmarks.simulation.decision_time --workers {args.workers} --load {args.load} --requests {args.requests}`.",
+        "",
+        "| workers | workload | decisions | p50 | p99 | max | requests per minute of one core |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+    ]
     if args.out is not None:
         args.out.write_text("\n".join(lines) + "\n")
 

@@ -29,12 +29,8 @@ _MEASURED: dict[str, Callable[[HardwareProfile], Router]] = {
     "arrow": lambda profile: ArrowRouter(profile.step, _DEFAULT_SLO),
     "taichi": lambda profile: TaiChiRouter(profile.step, _DEFAULT_SLO),
     "kairos": lambda profile: KairosRouter(profile.step, _DEFAULT_SLO),
-    "adaptive": AdaptiveRouter,
-    "adaptive-mean": lambda profile: AdaptiveRouter(profile, AdaptiveOptions(use_posterior=False)),
-    "adaptive-selfish": lambda profile: AdaptiveRouter(profile, AdaptiveOptions(use_externality=False)),
-    "adaptive-unreserved": lambda profile: AdaptiveRouter(profile, AdaptiveOptions(use_reservation=False)),
 }
-assert set(POLICIES) == {"original", *_COUNTING, *_MEASURED}
+assert set(POLICIES) == {"original", "adaptive", *_COUNTING, *_MEASURED}
 
 
 def build(
@@ -42,8 +38,11 @@ def build(
 ) -> Router:
     """The router ``policy`` (one of ``POLICIES``) of a cluster on ``device`` (cpu | cuda), for a model whose KV takes that many bytes per token.
 
-    ``profile``: of this hardware and model; None: a bundled one. Raises ConfigError.
+    ``profile``: of this hardware and model; None: the closest that is bundled, and where there is none the adaptive policy is the original's
+    formula. Raises ConfigError.
     """
+    if profile is None and policy == "adaptive" and _PROFILES.get(device) not in bundled_names():
+        policy = "original"
     if policy == "original":
         parameters: OriginalParameters = CPU if device == "cpu" else H20
         if profile is not None:
@@ -51,10 +50,12 @@ def build(
         return OriginalRouter(replace(parameters, bytes_per_token=kv_bytes_per_token))
     if policy in _COUNTING:
         return _COUNTING[policy]()
-    if policy not in _MEASURED:
+    if policy not in _MEASURED and policy != "adaptive":
         raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
     if profile is None:
         profile = _closest(device, policy)
+    if policy == "adaptive":
+        return AdaptiveRouter(profile, AdaptiveOptions(pipeline_depth=1 if device == "cpu" else 2))
     return _MEASURED[policy](profile)
 
 

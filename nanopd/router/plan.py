@@ -32,3 +32,4 @@ class Decision:
     policy: str
     candidates: tuple[Candidate, ...] = ()
     num_resident_tokens: int = 0
+    priority: int | None = None  # of the request in its workers' queues; None: its own

@@ -1,27 +1,32 @@
 """Plans scored by expected SLO utility, minus harm to others, minus a price for the workers' time."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from heapq import nlargest
 
 from nanopd.config import Role
 from nanopd.cost_model import HardwareProfile, StepFeatures
 from nanopd.request import FinishReason, Request, Strategy
 from nanopd.router.adaptive.harm import NO_HARM, harm_on
+from nanopd.router.adaptive.lanes import Arrival
 from nanopd.router.adaptive.options import AdaptiveOptions
 from nanopd.router.adaptive.outlook import Outlook, prefill_costs
 from nanopd.router.adaptive.prefill_queue import PrefillQueue, Prompt
 from nanopd.router.adaptive.prefix_index import PrefixIndex, prefix_chain
-from nanopd.router.adaptive.roles import Arrival, RolePlanner
+from nanopd.router.adaptive.roles import RolePlanner
 from nanopd.router.adaptive.score import Scorer
 from nanopd.router.adaptive.shadow import Shadow
 from nanopd.router.adaptive.state import LiveRequest, WorkerState
-from nanopd.router.baselines.counting import LeastWorkRouter, work_of
+from nanopd.router.baselines.counting import LeastWorkRouter
 from nanopd.router.baselines.fixed import FixedPathRouter
 from nanopd.router.plan import Candidate, Decision
 from nanopd.router.predictor import LengthDistribution, LengthKey, LengthPredictor
 from nanopd.router.view import ClusterView, WorkerView
 
 NAME = "adaptive"
+CLASS = 1 << 42  # between two priorities of requests: room for deadlines in milliseconds
+HOPELESS = CLASS >> 1  # behind all deadlines of the same priority
+MOST = 1 << 20  # of a request's priority that is told apart: messages carry 64 bits
 
 
 class AdaptiveRouter:
@@ -39,10 +44,12 @@ class AdaptiveRouter:
         self._known_lengths = known_lengths
         self._profile = profile
         self._model = profile.step
-        self.roles = RolePlanner(profile.step, self.options.ttft_spread, self.options.tpot_spread)
+        self.roles = RolePlanner(profile.step)
         self._prefixes = PrefixIndex()
         self._live: dict[str, LiveRequest] = {}
+        self._rounds: Iterator[str] = iter(())  # of the running requests, to tell the predictor how far they have got
         self._states: dict[str, WorkerState] = {}
+        self._model_error = 1.0  # measured step / predicted step, the median over the workers
         self._fixed = FixedPathRouter()
         self._least_work = LeastWorkRouter()
 
@@ -63,51 +70,80 @@ class AdaptiveRouter:
         if (why := self._why_not(workers)) is not None:
             decision = self._least_work.plan(request, strategy, num_output_tokens, cluster, avoid, now)
             return decision and replace(decision, reason=f"{why}: {decision.reason}", policy=f"{NAME} (fallback)")
+        self._report_one(cluster, now)
         live = self._admit(request, num_output_tokens)
-        self.roles.update(workers, now)
+        options = self.options
+        if options.use_roles:
+            self.roles.update(workers, now)
         num_tokens = len(request.prompt_token_ids) + num_output_tokens
         chain = prefix_chain(request.prompt_token_ids)
         matches = self._prefixes.matches(chain)
         prefillers, decoders = self._shortlist(workers, matches)
+        shadow = None
+        if options.use_shadow:
+            goal_ms = live.ttft_goal_ms if options.use_deadlines else 0.0
+            shadow = Shadow(self.roles.recent, goal_ms, len(workers), now, options.ttft_spread)
         outlooks = {
-            key: self._look(cluster.workers[key], request, live, num_tokens, matches, now)
+            key: self._look(cluster.workers[key], request, live, num_tokens, matches, shadow, now)
             for key in {*prefillers, *decoders}
         }
-        queues = {key: self._queue_ms(key, outlooks[key]) for key in prefillers}
-        shadow = Shadow(queues, self.roles.recent, now, self.options.ttft_spread)
-        scorer = Scorer(
-            self.options, shadow, self._profile.transfer, live, self._profile.kv_bytes_per_token, self.roles.is_strict
-        )
+        transfer, bytes_per_token = self._profile.transfer, self._profile.kv_bytes_per_token
+        scorer = Scorer(options, transfer, live, bytes_per_token, self.roles.patient_goal_ms)
         candidates = [scorer.local(outlooks[key]) for key in prefillers]
-        for key in decoders:
+        first = nlargest(options.num_paired, prefillers, key=lambda key: scorer.prefill_value(outlooks[key]))
+        for key in nlargest(options.num_paired, decoders, key=lambda key: scorer.decode_value(outlooks[key])):
             moved = num_tokens - matches.get(key, 0)
-            candidates += [scorer.pair(outlooks[other], outlooks[key], moved) for other in prefillers if other != key]
+            candidates += [scorer.pair(outlooks[other], outlooks[key], moved) for other in first if other != key]
         best = max(candidates, key=lambda c: c.score or 0.0)
+        is_hopeless = min(c.ttft_ms or 0.0 for c in candidates) > live.ttft_goal_ms * (1 + 2 * options.ttft_spread)
+        if is_hopeless and options.defers_hopeless:
+            live.priority += HOPELESS
         self._commit(best, request, live, outlooks, num_tokens, chain, now)
-        return Decision(best, reason_of(best, candidates), NAME, tuple(candidates), matches.get(best.decode_worker, 0))
+        reason = reason_of(best, candidates)
+        if is_hopeless and options.defers_hopeless:
+            reason += "; no plan answers in time, so it waits behind the others"
+        resident = matches.get(best.decode_worker, 0)
+        return Decision(best, reason, NAME, tuple(candidates), resident, live.priority)
 
     def finished(self, request: Request, num_output_tokens: int, reason: FinishReason, now: float) -> None:
         """Teaches the predictor; whatever did not stop by itself is a bound, not a length."""
         live = self._live.pop(request.request_id, None)
         if live is not None and num_output_tokens > 0:
-            self.roles.note_output(num_output_tokens)
-            self.predictor.observe(live.key, num_output_tokens, reason is not FinishReason.STOP, now)
+            is_bound = reason is not FinishReason.STOP
+            self.predictor.observe(live.key, num_output_tokens, is_bound, now, min(live.told, num_output_tokens))
 
     # ---- before scoring
 
+    def _report_one(self, cluster: ClusterView, now: float) -> None:
+        """Tells the predictor how far one of the running requests has got, by turns: else only short answers would be known at first."""
+        name = next(self._rounds, None)
+        if name is None:
+            self._rounds = iter(list(self._live))
+            return
+        live = self._live.get(name)
+        worker = cluster.workers.get(live.decode_worker) if live is not None else None
+        if live is None or worker is None:
+            return
+        leg = worker.legs.get((name, live.attempt))
+        if leg is not None and leg.num_output_tokens >= 2 * live.told + 8:
+            self.predictor.observe(live.key, leg.num_output_tokens, True, now, live.told)
+            live.told = leg.num_output_tokens
+
     def _why_not(self, workers: list[WorkerView]) -> str | None:
         """Why the cost model is of no use now, if so."""
+        has_news = False
+        for worker in workers:
+            state = self._states.get(worker.worker_id)
+            if state is None or state.incarnation != worker.incarnation:
+                state = self._state(worker)
+            if worker.stats is not state.stats_seen:
+                has_news |= state.check_model(worker.stats, self._model)
+        if has_news:
+            errors = sorted(self._states[w.worker_id].model_error for w in workers)
+            self._model_error = errors[len(errors) // 2]
         if len(workers) < 2:
             return "there is nothing to choose"
-        for worker in workers:
-            state = self._state(worker)
-            stats = worker.stats
-            if stats.num_running and state.has_news(stats):
-                features = StepFeatures(0, 0.0, 0, stats.num_running, stats.num_context_tokens)
-                state.check_model(worker, self._model.predict_ms(features))
-        errors = sorted(self._states[w.worker_id].model_error for w in workers)
-        error = errors[len(errors) // 2]
-        limit = self.options.max_model_error
+        error, limit = self._model_error, self.options.max_model_error
         return f"steps take {error:.1f} times what the model says" if not 1.0 / limit < error < limit else None
 
     def _state(self, worker: WorkerView) -> WorkerState:
@@ -115,7 +151,10 @@ class AdaptiveRouter:
         if state is None or state.incarnation != worker.incarnation:
             if state is not None:
                 self._prefixes.forget(worker.worker_id)
-            queue = PrefillQueue(self._model, self.options.chunk_size, self.options.max_num_batched_tokens)
+            options = self.options
+            queue = PrefillQueue(
+                self._model, options.chunk_size, options.max_num_batched_tokens, options.pipeline_depth
+            )
             state = self._states[worker.worker_id] = WorkerState(queue, worker.incarnation)
         return state
 
@@ -131,31 +170,41 @@ class AdaptiveRouter:
             request.slo.tpot_ms or default.tpot_ms or 1e9,
             before.attempt + 1 if before is not None else 0,
         )
+        live.priority = self._priority(request, live)
         self._live[request.request_id] = live
         return live
 
+    def _priority(self, request: Request, live: LiveRequest) -> int:
+        """Of the request in its workers' queues: its own first, then the earliest deadline."""
+        own = max(-MOST, min(MOST, request.priority)) * CLASS
+        if not self.options.use_deadlines:
+            return own
+        return own + round(request.arrival_time * 1e3 + min(live.ttft_goal_ms, 1e6))
+
     def _shortlist(self, workers: list[WorkerView], matches: dict[str, int]) -> tuple[list[str], list[str]]:
-        """Workers worth a look for each stage: those with the least to do, and those that know most of the prompt."""
+        """Workers worth a look for each stage: those with the least to do, in their role and in all, and those that know most of the prompt."""
         size = self.options.shortlist
-        if len(workers) <= size:
+        if len(workers) <= 2 * size:
             every = [w.worker_id for w in workers]
             return every, every
-        by_prefill = sorted(workers, key=self._prefill_work)
-        by_decode = sorted(workers, key=lambda w: w.num_context_tokens + 256 * w.num_decoding)
-        known = sorted((w for w in workers if w.worker_id in matches), key=lambda w: -matches[w.worker_id])[:2]
-        in_role = self.roles.prefillers
-        first = [
-            *[w for w in by_prefill if w.worker_id in in_role][:size],
-            *by_prefill[: size // 2],
-            *by_decode[:1],
-            *known,
+        busy, states = self.roles.prefillers, self._states
+        prompts = [
+            w.num_waiting_prompt_tokens + states[w.worker_id].num_promised_tokens + w.num_decoding for w in workers
         ]
-        then = [*[w for w in by_decode if w.worker_id not in in_role][:size], *by_decode[: size // 2], *known]
-        return list(dict.fromkeys(w.worker_id for w in first)), list(dict.fromkeys(w.worker_id for w in then))
-
-    def _prefill_work(self, worker: WorkerView) -> float:
-        queued = sum(prompt.left for prompt in self._states[worker.worker_id].queue.prompts)
-        return queued + work_of(worker)
+        decodes = [w.num_context_tokens + 256 * w.num_decoding for w in workers]
+        by_prompts = sorted(range(len(workers)), key=prompts.__getitem__)
+        by_decodes = sorted(range(len(workers)), key=decodes.__getitem__)
+        first, then = by_prompts[: size - 1] + by_decodes[:1], by_decodes[: size - 1]
+        if busy:
+            is_busy = [w.worker_id in busy for w in workers]
+            first += [i for i in by_prompts if is_busy[i]][:size]
+            then += [i for i in by_decodes if not is_busy[i]][:size]
+        ids = [w.worker_id for w in workers]
+        known = nlargest(2, (key for key in matches if key in states), key=matches.__getitem__) if matches else []
+        known = [key for key in known if key in ids]
+        return list(dict.fromkeys([*(ids[i] for i in first), *known])), list(
+            dict.fromkeys([*(ids[i] for i in then), *known])
+        )
 
     # ---- scoring
 
@@ -166,6 +215,7 @@ class AdaptiveRouter:
         live: LiveRequest,
         num_tokens: int,
         matches: dict[str, int],
+        shadow: Shadow | None,
         now: float,
     ) -> Outlook:
         options, model = self.options, self._model
@@ -176,8 +226,8 @@ class AdaptiveRouter:
         num_new = num_tokens - cached
         step_ms = model.predict_ms(StepFeatures(0, 0.0, 0, num_decodes, context)) if num_decodes else 0.0
         grown_ms = model.predict_ms(StepFeatures(0, 0.0, 0, num_decodes + 1, context + num_tokens))
-        waiting_ms = 0.5 * step_ms
-        ttft_ms = state.queue.first_token_ms(cached, num_new, request.priority, now, waiting_ms, num_decodes, context)
+        waiting_ms = (options.pipeline_depth - 0.5) * step_ms
+        ttft_ms = state.queue.first_token_ms(cached, num_new, live.priority, now, waiting_ms, num_decodes, context)
         prefill_ms, stall_ms = prefill_costs(model, num_new, cached, options.chunk_size, num_decodes, context)
         free = 1.0 - state.inflow(now, options.inflow_window_s)
         growth_ms = grown_ms - step_ms if num_decodes else 0.0
@@ -194,6 +244,10 @@ class AdaptiveRouter:
                 options.tpot_spread,
                 options.num_sampled_legs,
             )
+        later, queued, ms_per_token = 0.0, state.queue.num_tokens, prefill_ms / num_new
+        if shadow is not None:
+            queue_ms = queued * ms_per_token
+            later = shadow.harm(len(state.queue.prompts), queue_ms, prefill_ms)
         return Outlook(
             worker,
             cached,
@@ -201,17 +255,14 @@ class AdaptiveRouter:
             ttft_ms,
             prefill_ms,
             stall_ms,
+            min(queued, options.max_num_batched_tokens) * ms_per_token + 0.5 * step_ms,
             step_ms,
             grown_ms / free,
             growth_ms,
             harm,
             self._role(worker),
+            later,
         )
-
-    def _queue_ms(self, worker_id: str, outlook: Outlook) -> tuple[int, float]:
-        """Prompts waiting there, and what they take, at the pace of this one."""
-        prompts = self._states[worker_id].queue.prompts
-        return len(prompts), sum(p.left for p in prompts) * outlook.ms_per_token
 
     def _role(self, worker: WorkerView) -> Role:
         """The one it has grown into."""
@@ -235,12 +286,17 @@ class AdaptiveRouter:
         prefill, decode = outlooks[best.prefill_worker], outlooks[best.decode_worker]
         state = self._state(prefill.worker)
         left = num_tokens - prefill.num_cached_tokens
-        prompt = Prompt(request.request_id, live.attempt, request.priority, prefill.num_cached_tokens, left)
+        prompt = Prompt(request.request_id, live.attempt, live.priority, prefill.num_cached_tokens, left)
         if self.options.use_reservation:
             state.queue.add(prompt, now, 0.5 * prefill.step_ms)
-        state.add_inflow(prefill.stall_ms or prefill.prefill_ms, now, self.options.inflow_window_s)
+            state.num_promised_tokens += left
+        lost_ms = 0.5 * (
+            prefill.stall_ms + prefill.prefill_ms
+        )  # between what one chunk in a step costs decodes and what many do
+        state.add_inflow(lost_ms, now, self.options.inflow_window_s)
         for outlook in (prefill, decode):
             self._prefixes.note(outlook.worker_id, chain, outlook.worker.num_blocks * outlook.worker.block_size)
+        live.decode_worker = best.decode_worker
         alone_ms, _ = prefill_costs(self._model, left, prefill.num_cached_tokens, self.options.chunk_size, 0, 0)
         self.roles.note(
             Arrival(now, alone_ms, num_tokens, live.expected_total(0), live.ttft_goal_ms, live.tpot_goal_ms)

@@ -1,12 +1,15 @@
 """What the router remembers between decisions, about each request and each worker."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp
 
+from nanopd.cost_model import StepFeatures, StepModel
 from nanopd.messages import WorkerStats
 from nanopd.router.adaptive.prefill_queue import PrefillQueue
 from nanopd.router.predictor import LengthDistribution, LengthKey
 from nanopd.router.view import WorkerView
+
+_FIRST_S = 0.25  # for which one prefill would be noise
 
 
 @dataclass(slots=True)
@@ -18,6 +21,9 @@ class LiveRequest:
     ttft_goal_ms: float
     tpot_goal_ms: float
     attempt: int
+    priority: int = 0  # in its workers' queues
+    decode_worker: str = ""
+    told: int = 0  # output tokens that the predictor knows of
     _expected: float = 0.0
     _until: int = -1
 
@@ -35,43 +41,44 @@ class WorkerState:
 
     queue: PrefillQueue
     incarnation: int = 0
+    num_promised_tokens: int = 0  # of prompts that the worker has not been told of yet, as of the last look
     _inflow: float = 0.0  # ms of prefill per second
     _inflow_at: float = 0.0
+    _inflow_since: float | None = None
     model_error: float = 1.0  # measured step / predicted step, smoothed
-    _steps_seen: int = field(default=0)
+    stats_seen: WorkerStats | None = None
 
     def inflow(self, now: float, window_s: float) -> float:
         """Share of time that prefills took from decodes here of late."""
-        return min(0.9, self._inflow * exp((self._inflow_at - now) / window_s) / 1e3)
+        if self._inflow_since is None:
+            return 0.0
+        seen = 1.0 - exp((self._inflow_since - now - _FIRST_S) / window_s)  # of the window: it is not full at first
+        return min(0.9, self._inflow * exp((self._inflow_at - now) / window_s) / seen / 1e3)
 
     def add_inflow(self, stall_ms: float, now: float, window_s: float) -> None:
+        if self._inflow_since is None:
+            self._inflow_since = now
         self._inflow = self._inflow * exp((self._inflow_at - now) / window_s) + stall_ms / window_s
         self._inflow_at = now
 
     def settle(self, worker: WorkerView, now: float) -> None:
         """Drops prompts that the worker is known to have finished, and plays the rest up to ``now``."""
-        kept = []
+        kept, promised = [], 0
         for prompt in self.queue.prompts:
             leg = worker.legs.get((prompt.request_id, prompt.attempt))
             if leg is None and prompt.is_open or leg is not None and leg.prefill_done and leg.is_prefill:
                 continue
             prompt.is_open = leg is not None
+            promised += 0 if prompt.is_open else prompt.left
             kept.append(prompt)
-        self.queue.prompts = kept
+        self.queue.prompts, self.num_promised_tokens = kept, promised
         self.queue.advance(now, worker.num_decoding, worker.num_context_tokens)
 
-    def has_news(self, stats: WorkerStats) -> bool:
-        """Whether the worker has reported steps that were not compared yet."""
-        return stats.num_steps != self._steps_seen
-
-    def check_model(self, worker: WorkerView, predicted_ms: float) -> None:
-        """Compares the worker's reported median step with what the model says of such a step."""
-        stats = worker.stats
-        if (
-            stats.num_steps != self._steps_seen
-            and stats.step_ms > 0.0
-            and predicted_ms > 0.0
-            and stats.num_waiting_tokens == 0
-        ):
-            self._steps_seen = stats.num_steps
-            self.model_error += 0.1 * (stats.step_ms / predicted_ms - self.model_error)
+    def check_model(self, stats: WorkerStats, model: StepModel) -> bool:
+        """Compares newly reported steps with what the model says of such a step; True if there were any to compare."""
+        self.stats_seen = stats
+        if not stats.num_running or stats.step_ms <= 0.0 or stats.num_waiting_tokens:
+            return False
+        predicted_ms = model.predict_ms(StepFeatures(0, 0.0, 0, stats.num_running, stats.num_context_tokens))
+        self.model_error += 0.1 * (stats.step_ms / predicted_ms - self.model_error)
+        return True

@@ -1,11 +1,13 @@
 """From predicted times to the chance that objectives are kept."""
 
-from math import exp
+from math import erfc, sqrt
+
+_ROOT = sqrt(2.0)
 
 
 def chance(value: float, goal: float, spread: float) -> float:
-    """That a time predicted as ``value`` stays within ``goal``; ``spread`` is the logistic scale of the error as a share of the goal."""
-    x = (value - goal) / (spread * goal)
-    if x > 30.0:
+    """That a time predicted as ``value`` stays within ``goal``; ``spread`` is the normal error's deviation as a share of the goal."""
+    z = (value - goal) / (spread * goal)
+    if z > 5.0:
         return 0.0
-    return 1.0 / (1.0 + exp(x)) if x > -30.0 else 1.0
+    return 0.5 * erfc(z / _ROOT) if z > -5.0 else 1.0

@@ -1,5 +1,7 @@
 """The adaptive router on views made by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from nanopd.config import ClusterConfig, Role, Topology
@@ -134,6 +136,44 @@ def test_avoids_workers_that_failed_the_request(profile) -> None:
     decision = AdaptiveRouter(profile).plan(request(), Strategy.ADAPTIVE, 0, cluster("a", "b", "c"), ("b",), 0.0)
     assert decision is not None
     assert all("b" not in (c.prefill_worker, c.decode_worker) for c in decision.candidates)
+
+
+def test_the_earlier_deadline_goes_first_within_a_priority(profile) -> None:
+    view, router = cluster("a", "b"), AdaptiveRouter(profile)
+    patient = place(router, view, request("p", slo=Slo(20_000.0, 50.0)))
+    urgent = place(router, view, request("u", first_id=5000))
+    preferred = place(router, view, replace(request("f", slo=Slo(20_000.0, 50.0), first_id=9000), priority=-1))
+    assert preferred.priority < urgent.priority < patient.priority
+    extreme = place(router, view, replace(request("x", first_id=7000), priority=-(10**12)))
+    assert -(2**63) < extreme.priority < preferred.priority
+
+
+def test_who_is_late_anyway_waits_behind_the_others(profile) -> None:
+    view, router = cluster("a", "b"), AdaptiveRouter(profile)
+    late = place(router, view, request("late", num_prompt=4000, slo=Slo(20.0, 50.0)))
+    patient = place(router, view, request("p", slo=Slo(20_000.0, 50.0), first_id=9000))
+    assert "no plan answers in time" in late.reason and late.priority > patient.priority
+    stubborn = AdaptiveRouter(profile, AdaptiveOptions(defers_hopeless=False))
+    kept = place(stubborn, cluster("a", "b"), request("late", num_prompt=4000, slo=Slo(20.0, 50.0)))
+    assert kept.priority < patient.priority and "no plan" not in kept.reason
+
+
+def test_learns_from_requests_that_still_run(profile) -> None:
+    view, router = cluster("a", "b"), AdaptiveRouter(profile)
+    ask = replace(request("r0"), sampling=SamplingParams(max_tokens=2000, temperature=0.0, seed=0))
+    before = router._admit(ask, 0).lengths.mean
+    chosen = place(router, view, ask).chosen
+    view.workers[chosen.decode_worker].leg_opened(("r0", router._live["r0"].attempt), LegLoad(True, True, 400))
+    view.workers[chosen.decode_worker].leg_sampled(("r0", router._live["r0"].attempt), 1500, 1.0)
+    for i in range(4):
+        place(router, view, replace(ask, request_id=f"s{i}"), now=1.0 + i)
+    assert router._live["r0"].told == 1500
+    assert router._admit(replace(ask, request_id="x"), 0).lengths.mean > before
+
+
+def test_without_a_profile_the_formula_decides(profile) -> None:
+    decision = build(1000, "tpu", "adaptive").plan(request(), Strategy.ADAPTIVE, 0, cluster("a", "b"), (), 0.0)
+    assert decision is not None and decision.policy == "original"
 
 
 def test_nobody_ready_means_no_plan(profile) -> None:

@@ -6,9 +6,10 @@ from nanopd.config import Role
 from nanopd.cost_model import StepModel
 from nanopd.cost_model.step_model import StepTerms, Table
 from nanopd.router import LegLoad, WorkerView
+from nanopd.router.adaptive.lanes import Arrival, LanePlan, Load, value_of
 from nanopd.router.adaptive.prefill_queue import PrefillQueue, Prompt
 from nanopd.router.adaptive.prefix_index import GRAIN, PrefixIndex, prefix_chain
-from nanopd.router.adaptive.roles import Arrival, RolePlanner
+from nanopd.router.adaptive.roles import RolePlanner
 from nanopd.router.adaptive.shadow import Shadow, first_token_ms
 from nanopd.router.adaptive.utility import chance
 
@@ -30,8 +31,14 @@ def test_prefill_queue_plays_the_scheduler(model) -> None:
     assert alone == pytest.approx(2 * (10.0 + 511 * 0.05))  # two chunks
     queue.add(Prompt("a", 0, 0, 0, 512), 0.0, 0.0)
     behind = queue.first_token_ms(0, 512, 0, 0.0, 0.0, 0, 0)
-    assert behind == pytest.approx(10.0 + 1023 * 0.05)  # both chunks in one step
-    assert queue.first_token_ms(0, 512, -1, 0.0, 0.0, 0, 0) == pytest.approx(10.0 + 511 * 0.05)  # ahead by priority
+    both, single = 10.0 + 1023 * 0.05, 10.0 + 511 * 0.05
+    assert behind == pytest.approx(single + both)  # the step under way ends first, then both chunks in one step
+    assert queue.first_token_ms(0, 512, -1, 0.0, 0.0, 0, 0) == pytest.approx(
+        single + both
+    )  # who is overtaken fills the step
+    deep = PrefillQueue(model, 512, 2048, depth=2)
+    deep.add(Prompt("a", 0, 0, 0, 512), 0.0, 0.0)
+    assert deep.first_token_ms(0, 512, 0, 0.0, 0.0, 0, 0) == pytest.approx(2 * single + both)
     queue.advance(0.030, 0, 0)
     assert queue.prompts  # its step takes 35.55 ms
     queue.advance(0.036, 0, 0)
@@ -67,19 +74,22 @@ def test_first_token_shares_steps_then_waits() -> None:
     assert first_token_ms(9, 1000.0, 40.0) > 600.0
 
 
-def test_future_harm_is_small_where_nobody_will_go() -> None:
+def test_future_harm_grows_with_the_prompt_and_spares_the_urgent() -> None:
     recent = [Arrival(0.01 * i, 40.0, 800, 50.0, 150.0, 20.0) for i in range(100)]
-    shadow = Shadow({"idle": (0, 0.0), "swamped": (12, 5000.0)}, recent, 1.0, 0.1)
-    assert shadow.harm("idle", 500.0) > 10 * shadow.harm("swamped", 500.0)
+    shadow = Shadow(recent, 150.0, 2, 1.0, 0.1)
+    assert shadow.harm(0, 0.0, 500.0) > shadow.harm(0, 0.0, 20.0)
+    assert shadow.harm(12, 5000.0, 500.0) < 0.1 * shadow.harm(0, 0.0, 500.0)  # they are late there anyway
+    assert Shadow(recent, 20_000.0, 2, 1.0, 0.1).harm(0, 0.0, 500.0) == 0.0  # they overtake so patient a prompt
 
 
-def plan_roles(model: StepModel, rate: float, tokens: int, tpot_ms: float) -> RolePlanner:
-    planner = RolePlanner(model, 0.1, 0.03)
+def plan_roles(model: StepModel, rate: float, tokens: int, *tpot_goals: float) -> RolePlanner:
+    planner = RolePlanner(model)
     prefill_ms = tokens / 512 * 35.5
-    for i in range(200):
-        planner.note(Arrival(i / rate, prefill_ms, tokens, 100.0, 2000.0, tpot_ms))
-        planner.note_output(100)
-    planner.update([WorkerView(f"w{i}", Role.COLLOCATED, ready=True) for i in range(4)], 200 / rate)
+    workers = [WorkerView(f"w{i}", Role.COLLOCATED, ready=True) for i in range(4)]
+    for i in range(400):
+        goal = tpot_goals[i % len(tpot_goals)]
+        planner.note(Arrival(i / rate, prefill_ms, tokens, 100.0, 2000.0, goal))
+        planner.update(workers, i / rate)
     return planner
 
 
@@ -87,6 +97,26 @@ def test_roles_appear_when_prefills_would_break_tpot(model) -> None:
     assert len(plan_roles(model, 20.0, 1024, 14.0).prefillers) == 2
     assert not plan_roles(model, 20.0, 1024, 200.0).prefillers  # nobody minds
     assert not plan_roles(model, 0.5, 1024, 14.0).prefillers  # nothing to do
+
+
+def test_roles_follow_the_load(model) -> None:
+    planner = plan_roles(model, 20.0, 128, 14.0)
+    before = len(planner.prefillers)
+    workers = [WorkerView(f"w{i}", Role.COLLOCATED, ready=True) for i in range(4)]
+    for i in range(400, 1600):  # prompts grow longer
+        planner.note(Arrival(i / 20.0, 71.0, 1024, 100.0, 2000.0, 14.0))
+        planner.update(workers, i / 20.0)
+    assert before < len(planner.prefillers) == 2
+
+
+def test_patient_requests_decode_beside_prefills_when_the_others_have_no_room(model) -> None:
+    def gain(num_output: float) -> float:
+        sample = tuple(Arrival(0.0, 71.0, 1024, num_output, 2000.0, goal) for goal in (14.0, 500.0))
+        load = Load(8.0, sample)
+        return value_of(LanePlan(2, 500.0), 4, load, model) - value_of(LanePlan(2, float("inf")), 4, load, model)
+
+    assert gain(400.0) < 0.05
+    assert gain(1600.0) > 0.2
 
 
 def test_the_view_counts_legs() -> None:

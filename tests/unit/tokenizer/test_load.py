@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 from support.tiny_tokenizer import tiny_tokenizer
 
 from nanopd.config import EngineConfig
@@ -70,3 +71,14 @@ def test_folder_without_a_tokenizer(folder: Path) -> None:
 def test_no_such_model() -> None:
     with pytest.raises(UnknownModelError, match="nowhere"):
         load_tokenizer(EngineConfig(model="./nowhere"))
+
+
+def test_a_saved_tokenizer_is_read_back_the_same(tmp_path: Path) -> None:
+    embedded = load_tokenizer(EngineConfig())
+    embedded.save(tmp_path)
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    text = "Name 3 colours: naïve, 猫. <|im_end|>"
+    assert backend.encode(text).ids == embedded.encode(text)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["eos_token"] == "<|im_end|>"
+    assert config["chat_template"] == embedded.config["chat_template"]
