@@ -56,7 +56,7 @@ class LiveCluster:
         self._thread.join()
         self._loop.close()
 
-    def run(self, work: Coroutine[Any, Any, T], timeout_s: float = 120.0) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout_s: float = 300.0) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
     def call(self, function: Callable[[], T]) -> T:
