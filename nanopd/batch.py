@@ -6,6 +6,7 @@ What is built for every sequence of every step is a msgspec struct: a tenth of t
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -62,6 +63,16 @@ class SeqSlice(msgspec.Struct, frozen=True, gc=False):
         return self.num_tokens == 1 and self.start > 0
 
 
+class BatchWork(NamedTuple):
+    """How much a step does, by what its time depends on."""
+
+    num_prefill_tokens: int
+    prefill_attention: float  # sum over prompt chunks of query tokens times mean keys seen
+    num_prefills: int  # prompt chunks
+    num_decodes: int
+    decode_context: int  # sum of the decodes' context lengths
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Everything one step does. Decode slices come first; sampled rows are numbered in slice order."""
@@ -79,6 +90,21 @@ class Batch:
     @property
     def num_decodes(self) -> int:
         return sum(s.is_decode for s in self.slices)
+
+    def work(self) -> BatchWork:
+        """Counted slice by slice."""
+        num_prefill_tokens = num_prefills = num_decodes = decode_context = 0
+        attention = 0.0
+        for piece in self.slices:
+            start, num_tokens = piece.start, piece.num_tokens
+            if piece.is_decode:
+                num_decodes += 1
+                decode_context += start + 1
+            else:
+                num_prefills += 1
+                num_prefill_tokens += num_tokens
+                attention += num_tokens * (start + (num_tokens + 1) / 2)  # the token at position p sees p + 1 keys
+        return BatchWork(num_prefill_tokens, attention, num_prefills, num_decodes, decode_context)
 
 
 @dataclass(slots=True)

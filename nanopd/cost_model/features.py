@@ -7,7 +7,7 @@ from nanopd.messages import StepTiming
 
 
 class StepFeatures(msgspec.Struct, frozen=True, gc=False):
-    """One step's work. Counted as ``engine.report.step_timing`` counts: the token at position p sees p + 1 keys."""
+    """One step's work: the fields of ``BatchWork``, in its order."""
 
     num_prefill_tokens: int = 0
     prefill_attention: float = 0.0  # sum over prompt chunks of query tokens times mean keys seen
@@ -29,18 +29,7 @@ class StepFeatures(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of_batch(cls, batch: Batch) -> "StepFeatures":
         """Of a step as the scheduler stated it."""
-        num_prefill_tokens = num_prefills = num_decodes = decode_context = 0
-        attention = 0.0
-        for piece in batch.slices:
-            start, num_tokens = piece.start, piece.num_tokens
-            if num_tokens == 1 and start > 0:
-                num_decodes += 1
-                decode_context += start + 1
-            else:
-                num_prefills += 1
-                num_prefill_tokens += num_tokens
-                attention += num_tokens * (start + (num_tokens + 1) / 2)
-        return cls(num_prefill_tokens, attention, num_prefills, num_decodes, decode_context)
+        return cls(*batch.work())
 
     @classmethod
     def of_timing(cls, timing: StepTiming) -> "StepFeatures":

@@ -22,15 +22,12 @@ class StepReport:
 
 def step_timing(batch: Batch, step_ms: float) -> StepTiming:
     """What a step consisted of, for the cost model."""
-    num_prefill_tokens = num_prefills = num_decodes = decode_context = 0
-    prefill_attention = 0.0
-    for piece in batch.slices:
-        start, num_tokens = piece.start, piece.num_tokens
-        if num_tokens == 1 and start > 0:
-            num_decodes += 1
-            decode_context += start + 1
-        else:
-            num_prefills += 1
-            num_prefill_tokens += num_tokens
-            prefill_attention += num_tokens * (start + (num_tokens + 1) / 2)  # the token at position p sees p + 1 keys
-    return StepTiming(num_prefill_tokens, prefill_attention, num_decodes, decode_context, step_ms, num_prefills)
+    work = batch.work()
+    return StepTiming(
+        work.num_prefill_tokens,
+        work.prefill_attention,
+        work.num_decodes,
+        work.decode_context,
+        step_ms,
+        work.num_prefills,
+    )
