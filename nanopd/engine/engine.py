@@ -79,7 +79,10 @@ class Engine:
     def _schedule(self) -> Batch | None:
         drafts = self._drafter.propose(self.scheduler.draftable()) if self._drafter is not None else None
         batch = self.scheduler.schedule(self._clock.now(), drafts)
-        if batch is None and not self._in_flight and self._beams.let_go():
+        is_stuck = batch is None and not (
+            self._in_flight and self.scheduler.is_running
+        )  # else a step in flight frees something
+        if is_stuck and self._beams.let_go():
             batch = self.scheduler.schedule(self._clock.now())
         return batch
 

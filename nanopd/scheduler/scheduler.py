@@ -126,6 +126,11 @@ class Scheduler:
     # ---- a step
 
     @property
+    def is_running(self) -> bool:
+        """Whether any sequence has its place and its blocks."""
+        return bool(self._roster.running)
+
+    @property
     def has_work(self) -> bool:
         """Whether ``schedule`` could do something now."""
         head = self._roster.waiting.peek()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.plain_beam_search import plain_beam_search
 from support.scripted_oracle import VOCAB_SIZE, sequential
@@ -104,6 +104,17 @@ def test_width_four_shares_the_prompt_and_gives_everything_back(depth: int) -> N
     max_num_seqs=st.sampled_from([1, 3, 16]),
     chunk_size=st.sampled_from([None, 3]),
     drafts=st.booleans(),
+)
+@example(  # the neighbour preempts itself with its step in flight, again and again, while the search holds the blocks it needs
+    searches=[([0, 0, 0], 2, 2, [], 0.0, "heuristic", 0)],
+    others=[(2, 0)],
+    num_blocks=6,
+    block_size=1,
+    depth=2,
+    prefix_cache=False,
+    max_num_seqs=1,
+    chunk_size=None,
+    drafts=False,
 )
 def test_searches_among_others(
     searches, others, num_blocks, block_size, depth, prefix_cache, max_num_seqs, chunk_size, drafts
