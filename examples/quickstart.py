@@ -1,7 +1,9 @@
 """A first look: three workers share a few chats, and each answer says where it ran.
 
-Run with ``python examples/quickstart.py``.
+Run with ``python examples/quickstart.py [MODEL]``: the embedded name (the default), a folder or a .gguf file; a GPU is used if there is one.
 """
+
+import sys
 
 from nanopd import LLM, SamplingParams
 
@@ -14,7 +16,8 @@ QUESTIONS = [
 
 
 def main() -> None:
-    with LLM("smollm2-135m-instruct", workers="1C+1P+1D", num_blocks=512) as llm:
+    model = sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m-instruct"
+    with LLM(model, workers="1C+1P+1D", num_blocks=512) as llm:
         chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
         outputs = llm.chat(chats, SamplingParams(max_tokens=40, temperature=0.0))
         for question, output in zip(QUESTIONS, outputs, strict=True):

@@ -104,6 +104,11 @@ class _Array:
         }
 
 
+def copy_async(target: int, source: int, num_bytes: int, stream: torch.cuda.Stream) -> None:
+    """Between addresses, on the copy engine where one of them is pinned host memory. Raises TransferError."""
+    _check("copying", _driver().cuMemcpyAsync(target, source, num_bytes, stream.cuda_stream))
+
+
 def _driver() -> Any:
     """CUDA's driver interface; not there on CPU-only machines."""
     from cuda.bindings import driver

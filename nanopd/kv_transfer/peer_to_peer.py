@@ -48,10 +48,34 @@ def serve_mapping(memory: DeviceMemory, layout: MemoryLayout) -> Service:
 
 
 @dataclass(frozen=True, slots=True)
-class _MappedPool:
+class MappedPool:
+    """A peer's pool in our address space; ``memory.close`` unmaps it."""
+
     memory: DeviceMemory
     blocks: Pieces
     scratch: Pieces
+
+
+def map_pool(destination: PoolHandle, name: str, device: torch.device) -> MappedPool:
+    """Another worker's pool, to be written by ``device``; ``name``: of our own pool, as peers know it. Raises TransferError."""
+    connection, answer, descriptors = ask(destination.name, Wish(SERVICE, name))
+    connection.close()
+    try:
+        layout = msgspec.json.decode(answer, type=MemoryLayout)
+        if len(descriptors) != 1:
+            raise TransferError(f"expected the descriptor of one memory, got {len(descriptors)}")
+        memory = DeviceMemory.from_descriptor(descriptors[0], layout.num_bytes, device)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    num_layers, num_blocks, *piece = destination.shape
+    piece_bytes = prod(piece) * getattr(torch, destination.dtype).itemsize
+    scratch_address = memory.address + layout.scratch_offset
+    return MappedPool(
+        memory,
+        Pieces.contiguous(memory.address, num_layers, num_blocks, piece_bytes),
+        Pieces.contiguous(scratch_address, num_layers, layout.num_scratch_blocks, piece_bytes),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +98,7 @@ class PeerToPeerSender:
         self._source = Pieces.of(pool)
         self._max_ctas = max_ctas
         self._stream = torch.cuda.Stream(pool.device, priority=-1)  # its few CTAs go before the prefill's many
-        self._mapped: dict[str, _MappedPool] = {}
+        self._mapped: dict[str, MappedPool] = {}
         self._in_flight: deque[_Flight] = deque()
 
     def meet(self, destination: PoolHandle) -> None:
@@ -132,35 +156,13 @@ class PeerToPeerSender:
         num_bytes = len(source_ids) * self._source.num_layers * self._source.piece_bytes
         return _Flight(push_id, num_bytes, started, ended)
 
-    def _map(self, destination: PoolHandle) -> _MappedPool:
+    def _map(self, destination: PoolHandle) -> MappedPool:
         mapped = self._mapped.get(destination.name)
         if mapped is None:
-            mapped = self._mapped[destination.name] = self._ask(destination)
+            mapped = map_pool(destination, self._name, self._device)
+            theirs, ours = ((p.num_layers, p.piece_bytes) for p in (mapped.blocks, self._source))
+            if theirs != ours:
+                mapped.memory.close()
+                raise TransferError(f"blocks of the two pools differ in [layers, bytes]: {ours} and {theirs}")
+            self._mapped[destination.name] = mapped
         return mapped
-
-    def _ask(self, destination: PoolHandle) -> _MappedPool:
-
-        connection, answer, descriptors = ask(destination.name, Wish(SERVICE, self._name))
-        connection.close()
-        try:
-            layout = msgspec.json.decode(answer, type=MemoryLayout)
-            if len(descriptors) != 1:
-                raise TransferError(f"expected the descriptor of one memory, got {len(descriptors)}")
-            memory = DeviceMemory.from_descriptor(descriptors[0], layout.num_bytes, self._device)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        num_layers, num_blocks, *piece = destination.shape
-        piece_bytes = prod(piece) * torch.empty(0, dtype=getattr(torch, destination.dtype)).element_size()
-        if (num_layers, piece_bytes) != (self._source.num_layers, self._source.piece_bytes):
-            memory.close()
-            ours = (self._source.num_layers, self._source.piece_bytes)
-            raise TransferError(
-                f"blocks of the two pools differ in [layers, bytes]: {ours} and {(num_layers, piece_bytes)}"
-            )
-        scratch_address = memory.address + layout.scratch_offset
-        return _MappedPool(
-            memory,
-            Pieces.contiguous(memory.address, num_layers, num_blocks, piece_bytes),
-            Pieces.contiguous(scratch_address, num_layers, layout.num_scratch_blocks, piece_bytes),
-        )

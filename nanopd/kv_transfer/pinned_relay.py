@@ -5,37 +5,32 @@
     sender    pool --gather kernel--> staging --copy engine--> slot        slots of one memory file (memfd), pinned by both:
     receiver                                  slot --copy engine--> staging --scatter kernel--> pool       while one is emptied
                                                                                                            others are filled
-A socket (see ``pool_server``) says which slot holds which blocks, and which is empty again; when either side dies, it tells the other.
+A slot holds blocks and where they go (see ``relay_wire``). A socket (see ``pool_server``) says which is full and which is empty again; when either
+side dies, it tells the other.
 """
 
 import mmap
 import os
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import msgspec
 
 from nanopd.errors import TransferError
 from nanopd.kv_transfer.pool_server import Connection, Wish, ask
+from nanopd.kv_transfer.push_thread import Copied, PushThread
 from nanopd.kv_transfer.relay_wire import SERVICE, Fence, RelayGeometry, Staging, decode_emptied, encode_filled
 from nanopd.kv_transfer.transport import PoolHandle, PushResult
 
 _PROBE_SLOTS = 8  # what a probe moves
-_READ_AHEAD = 2  # one being copied and one queued: more would keep the first from being announced
+_READ_AHEAD = 3  # one being copied and two queued, so that the copy engine has work until this thread has woken up
 
 
-@dataclass(frozen=True, slots=True)
-class _Push:
-    push_id: str
-    destination: PoolHandle
-    source_ids: Sequence[int]
-    destination_ids: Sequence[int]
-    to_scratch: bool = False
-    ended: "queue.SimpleQueue[PushResult] | None" = None  # a probe waits here for its own result
+_Portion = tuple[Any, Sequence[int]]  # for one slot: source ids as the staging wants them, destination ids
 
 
 class PinnedRelaySender:
@@ -53,12 +48,7 @@ class PinnedRelaySender:
         self._geometry = RelayGeometry.for_blocks(block_bytes)
         self._make_staging = make_staging
         self._links: dict[str, _Link] = {}  # by destination; the thread's own
-        self._queue: queue.SimpleQueue[_Push | str | None] = queue.SimpleQueue()  # a name: forget it
-        self._results: deque[PushResult] = deque()  # appended by the thread, popped by poll; both atomic
-        self._in_flight: set[str] = set()
-        self._cancelled: set[str] = set()
-        self._thread = threading.Thread(target=self._run, name="nanopd-kv-relay", daemon=True)
-        self._thread.start()
+        self._thread = PushThread("nanopd-kv-relay")
 
     def meet(self, destination: PoolHandle) -> None:
         """The link is made with the first push."""
@@ -66,84 +56,79 @@ class PinnedRelaySender:
     def push(
         self, push_id: str, destination: PoolHandle, source_ids: Sequence[int], destination_ids: Sequence[int]
     ) -> None:
-        self._in_flight.add(push_id)
-        self._queue.put(_Push(push_id, destination, source_ids, destination_ids))
+        self._thread.start(push_id, partial(self._carry, push_id, destination, source_ids, destination_ids))
 
     def poll(self) -> list[PushResult]:
-        results = [self._results.popleft() for _ in range(len(self._results))]
-        for result in results:
-            self._in_flight.discard(result.push_id)
-            self._cancelled.discard(result.push_id)
-        return results
+        return self._thread.poll()
 
     def cancel(self, push_id: str) -> None:
-        if push_id in self._in_flight:
-            self._cancelled.add(push_id)
+        self._thread.cancel(push_id)
 
     def forget(self, destination: PoolHandle) -> None:
-        self._queue.put(destination.name)
+        self._thread.call(partial(self._drop, destination.name))
 
     def close(self) -> None:
-        self._cancelled |= self._in_flight
-        self._queue.put(None)
-        self._thread.join()
-
-    def probe(self, destination: PoolHandle) -> float:
-        ended: queue.SimpleQueue[PushResult] = queue.SimpleQueue()
-        ids = list(range(min(self._geometry.blocks_per_slot, self._num_blocks))) * _PROBE_SLOTS
-        best = 0.0
-        for _ in range(3):  # the first makes the link
-            self._queue.put(_Push("probe", destination, ids, ids, to_scratch=True, ended=ended))
-            result = ended.get()
-            if result.error is not None:
-                raise TransferError(result.error)
-            best = max(best, result.num_bytes / result.transfer_ms / 1e6)
-        return best
-
-    # ---- the thread
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, str):
-                self._drop(item)
-                continue
-            began = time.perf_counter()
-            try:
-                num_bytes, error = self._carry(item)
-            except Exception as failure:  # goes to whoever waits for the push: the thread must outlive it
-                self._drop(item.destination.name)
-                num_bytes, error = 0, f"{type(failure).__name__}: {failure}"
-            elapsed_ms = (time.perf_counter() - began) * 1e3
-            result = PushResult(item.push_id, num_bytes, elapsed_ms, error)
-            self._results.append(result) if item.ended is None else item.ended.put(result)
+        self._thread.close()
         for name in list(self._links):
             self._drop(name)
 
-    def _carry(self, push: _Push) -> tuple[int, str | None]:
-        """Fills slots as they become free and announces them as they become full. Returns bytes written and, if it stopped early, why."""
-        link = self._link(push.destination)
-        todo = self._portions(push)
-        filling: deque[tuple[int, Fence, Sequence[int]]] = deque()
+    def probe(self, destination: PoolHandle) -> float:
+        try:
+            return self._thread.call(partial(self._probe, destination)).result()
+        except (OSError, ValueError, RuntimeError) as failure:  # RuntimeError: CUDA's
+            raise TransferError(f"{type(failure).__name__}: {failure}") from failure
+
+    # ---- the thread
+
+    def _probe(self, destination: PoolHandle) -> float:
+        ids = list(range(min(self._geometry.blocks_per_slot, self._num_blocks))) * _PROBE_SLOTS
+        best = 0.0
+        for _ in range(3):  # the first makes the link
+            began = time.perf_counter()
+            num_bytes, _ = self._carry("probe", destination, ids, ids, to_scratch=True)
+            best = max(best, num_bytes / (time.perf_counter() - began) / 1e9)
+        return best
+
+    def _carry(
+        self,
+        push_id: str,
+        destination: PoolHandle,
+        source_ids: Sequence[int],
+        destination_ids: Sequence[int],
+        to_scratch: bool = False,
+    ) -> Copied:
+        try:
+            link = self._link(destination)
+            todo = self._portions(link.staging.load(source_ids), destination_ids)
+            self._fill(link, todo, push_id, to_scratch)
+        except Exception:  # nobody knows what the slots hold
+            self._drop(destination.name)
+            raise
+        num_left = sum(len(ids) for _, ids in todo)
+        return (len(source_ids) - num_left) * self._block_bytes, "cancelled" if todo else None
+
+    def _fill(self, link: "_Link", todo: "deque[_Portion]", push_id: str, to_scratch: bool) -> None:
+        """Fills slots as they become free and announces them as they become full; ends with all empty, and what was cancelled still in ``todo``."""
+        filling: deque[tuple[int, Fence, int]] = deque()
         while True:
-            while link.free and todo and len(filling) < _READ_AHEAD and push.push_id not in self._cancelled:
+            while link.free and todo and len(filling) < _READ_AHEAD and not self._thread.is_cancelled(push_id):
                 slot, (source_ids, destination_ids) = link.free.popleft(), todo.popleft()
-                filling.append((slot, link.staging.read(slot, source_ids), destination_ids))
+                fence = link.staging.read(slot, source_ids, destination_ids)
+                filling.append((slot, fence, len(destination_ids)))
             if filling:
-                slot, fence, destination_ids = filling.popleft()
+                slot, fence, num_blocks = filling.popleft()
                 fence.synchronize()
-                link.announce(encode_filled(slot, push.to_scratch, destination_ids))
+                link.announce(encode_filled(slot, num_blocks, to_scratch))
                 link.take_back(wait=False)
             elif len(link.free) < self._geometry.num_slots:
                 link.take_back(wait=True)
             else:
-                num_left = sum(len(source_ids) for source_ids, _ in todo)
-                num_bytes = (len(push.source_ids) - num_left) * self._block_bytes
-                return num_bytes, "cancelled" if todo else None
+                return
 
-    def _portions(self, push: _Push) -> deque[tuple[Sequence[int], Sequence[int]]]:
+    def _portions(self, source_ids: Any, destination_ids: Sequence[int]) -> "deque[_Portion]":
         step = self._geometry.blocks_per_slot
-        starts = range(0, len(push.source_ids), step)
-        return deque((push.source_ids[i : i + step], push.destination_ids[i : i + step]) for i in starts)
+        starts = range(0, len(destination_ids), step)
+        return deque((source_ids[i : i + step], destination_ids[i : i + step]) for i in starts)
 
     def _link(self, destination: PoolHandle) -> "_Link":
         link = self._links.get(destination.name)

@@ -3,6 +3,7 @@
 import mmap
 import os
 import queue
+import struct
 import threading
 from collections.abc import Callable
 
@@ -29,7 +30,7 @@ def serve_relay(make_staging: MakeStaging) -> Service:
         try:
             connection.send(b"{}")
             _empty_slots(connection, staging)
-        except (TransferError, RuntimeError, ValueError) as error:  # RuntimeError: CUDA's
+        except (TransferError, RuntimeError, ValueError, struct.error) as error:  # RuntimeError: CUDA's
             staging.close()  # first: once we say that we gave up, nothing of it may be written any more
             connection.send(f"{type(error).__name__}: {error}".encode())
         finally:
@@ -57,8 +58,8 @@ def _empty_slots(connection: Connection, staging: Staging) -> None:
     thread.start()
     try:
         while packet := connection.receive():
-            slot, to_scratch, block_ids = decode_filled(packet)
-            writing.put((slot, staging.write(slot, block_ids, to_scratch)))
+            slot, num_blocks, to_scratch = decode_filled(packet)
+            writing.put((slot, staging.write(slot, num_blocks, to_scratch)))
     finally:
         writing.put(None)
         thread.join()

@@ -1,15 +1,23 @@
-"""What the two halves of the pinned relay say to each other: packets of a few int32, beside slots of shared host memory that hold the blocks."""
+"""What the two halves of the pinned relay share: slots of host memory that hold blocks and where they go, and packets that say which slot is full.
 
-from array import array
+A slot: ``[0, ids_bytes) destination block ids, int32 | [ids_bytes, ids_bytes + n * block_bytes) the blocks, [L, n, ...]``. The ids travel with the
+blocks, so that the receiver moves both with one copy and its interpreter has little to do.
+"""
+
+import mmap
+import struct
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 SERVICE = "relay"
 NUM_SLOTS = 6  # one being filled, one being emptied, the others on their way to the next hand
 SLOT_BYTES = 16 << 20  # 0.3 ms at 50 GB/s, ten times what a packet there and back takes
-_MAX_BLOCKS = 4096  # a packet with their ids has to pass the socket
+_PAGE_BYTES = 4096
+_FILLED = struct.Struct("3i")
+_EMPTIED = struct.Struct("i")
 
 
 class RelayGeometry(msgspec.Struct, frozen=True):
@@ -17,17 +25,28 @@ class RelayGeometry(msgspec.Struct, frozen=True):
 
     num_slots: int
     blocks_per_slot: int
-    slot_bytes: int
+    block_bytes: int  # over all layers
 
     @classmethod
     def for_blocks(cls, block_bytes: int) -> "RelayGeometry":
-        """For blocks of ``block_bytes`` over all layers."""
-        blocks_per_slot = min(max(1, SLOT_BYTES // block_bytes), _MAX_BLOCKS)
-        return cls(NUM_SLOTS, blocks_per_slot, blocks_per_slot * block_bytes)
+        return cls(NUM_SLOTS, max(1, SLOT_BYTES // block_bytes), block_bytes)
+
+    @property
+    def ids_bytes(self) -> int:
+        return -(-4 * self.blocks_per_slot // _PAGE_BYTES) * _PAGE_BYTES
+
+    @property
+    def slot_bytes(self) -> int:
+        return self.ids_bytes + self.blocks_per_slot * self.block_bytes
 
     @property
     def num_bytes(self) -> int:
         return self.num_slots * self.slot_bytes
+
+    def ids_of(self, memory: mmap.mmap) -> np.ndarray:
+        """Where the ids lie: int32 [num_slots, at least blocks_per_slot], a view."""
+        slots = np.frombuffer(memory, dtype=np.uint8).reshape(self.num_slots, self.slot_bytes)
+        return slots[:, : self.ids_bytes].view(np.int32)
 
 
 class Fence(Protocol):
@@ -41,12 +60,16 @@ class Fence(Protocol):
 class Staging(Protocol):
     """Copies between a device's pool and the slots. Used by one thread."""
 
-    def read(self, slot: int, block_ids: Sequence[int]) -> Fence:
-        """Starts to copy blocks of the pool into a slot, as [L, n, ...]."""
+    def load(self, block_ids: Sequence[int]) -> Any:
+        """Block ids as ``read`` wants them; slices of it will do, too."""
         ...
 
-    def write(self, slot: int, block_ids: Sequence[int], to_scratch: bool) -> Fence:
-        """Starts to copy a slot, [L, n, ...], into blocks of the pool, or of the scratch memory beside it."""
+    def read(self, slot: int, source_ids: Any, destination_ids: Sequence[int]) -> Fence:
+        """Starts to copy blocks of the pool into a slot, and writes down where they go."""
+        ...
+
+    def write(self, slot: int, num_blocks: int, to_scratch: bool) -> Fence:
+        """Starts to copy the first blocks of a slot where they go: into the pool, or into the scratch memory beside it. Raises TransferError."""
         ...
 
     def close(self) -> None:
@@ -54,23 +77,23 @@ class Staging(Protocol):
         ...
 
 
-def encode_filled(slot: int, to_scratch: bool, block_ids: Sequence[int]) -> bytes:
-    """Sender: a slot holds these blocks."""
-    return array("i", [slot, int(to_scratch), *block_ids]).tobytes()
+def encode_filled(slot: int, num_blocks: int, to_scratch: bool) -> bytes:
+    """Sender: a slot holds so many blocks."""
+    return _FILLED.pack(slot, num_blocks, to_scratch)
 
 
-def decode_filled(packet: bytes) -> tuple[int, bool, list[int]]:
-    numbers = array("i", packet)
-    return numbers[0], bool(numbers[1]), numbers[2:].tolist()
+def decode_filled(packet: bytes) -> tuple[int, int, bool]:
+    slot, num_blocks, to_scratch = _FILLED.unpack(packet)
+    return slot, num_blocks, bool(to_scratch)
 
 
 def encode_emptied(slot: int) -> bytes:
-    """Receiver: the blocks of a slot are in the pool."""
-    return array("i", [slot]).tobytes()
+    """Receiver: the blocks of a slot are where they go."""
+    return _EMPTIED.pack(slot)
 
 
 def decode_emptied(packet: bytes) -> int:
     """Raises ValueError for what is not a slot: the receiver's word on why it gave up."""
-    if len(packet) != 4:
+    if len(packet) != _EMPTIED.size:
         raise ValueError(packet.decode(errors="replace"))
-    return array("i", packet)[0]
+    return int(_EMPTIED.unpack(packet)[0])

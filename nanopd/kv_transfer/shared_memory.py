@@ -8,13 +8,9 @@ Shape legend: L layers, N blocks, B bytes of one block in one layer.
 
 import mmap
 import os
-import queue
 import secrets
-import threading
-import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +18,7 @@ import torch
 from nanopd.errors import TransferError
 from nanopd.kv_transfer.block_runs import block_runs
 from nanopd.kv_transfer.endpoint import describe_pool
+from nanopd.kv_transfer.push_thread import Copied, PushThread
 from nanopd.kv_transfer.transport import KvSender, PoolHandle, PushResult
 
 _COPY_BYTES = 4 << 20  # between two looks at the cancelled pushes: about a millisecond of copying
@@ -76,28 +73,15 @@ def map_pool(handle: PoolHandle) -> np.ndarray:
     return np.frombuffer(mapping, dtype=np.uint8).reshape(handle.num_layers, handle.num_blocks, -1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Push:
-    push_id: str
-    target_LNB: np.ndarray
-    source_ids: Sequence[int]
-    destination_ids: Sequence[int]
-
-
 class SharedMemorySender:
-    """See ``KvSender``. Pushes are copied in order by one thread, so that compute goes on (numpy copies without the GIL)."""
+    """See ``KvSender``. One thread copies, without the interpreter's lock (numpy's way)."""
 
     def __init__(self, pool: torch.Tensor) -> None:
         self._source_LNB = pool.view(torch.uint8).flatten(2).numpy()
         num_layers, _, block_bytes = self._source_LNB.shape
         self._blocks_per_copy = max(1, _COPY_BYTES // (num_layers * block_bytes))
         self._mapped: dict[str, np.ndarray] = {}
-        self._queue: queue.SimpleQueue[_Push | None] = queue.SimpleQueue()
-        self._results: deque[PushResult] = deque()  # appended by the thread, popped by poll; both atomic
-        self._cancelled: set[str] = set()
-        self._in_flight: set[str] = set()
-        self._thread = threading.Thread(target=self._run, name="nanopd-kv-sender", daemon=True)
-        self._thread.start()
+        self._thread = PushThread("nanopd-kv-sender")
 
     def meet(self, destination: PoolHandle) -> None:
         """It is mapped at the first push."""
@@ -111,45 +95,29 @@ class SharedMemorySender:
         ours, theirs = self._source_LNB.shape[::2], target_LNB.shape[::2]
         if ours != theirs:
             raise TransferError(f"blocks of the two pools differ in [layers, bytes]: {ours} and {theirs}")
-        self._in_flight.add(push_id)
-        self._queue.put(_Push(push_id, target_LNB, source_ids, destination_ids))
+        self._thread.start(push_id, partial(self._copy, push_id, target_LNB, source_ids, destination_ids))
 
     def poll(self) -> list[PushResult]:
-        results = [self._results.popleft() for _ in range(len(self._results))]
-        for result in results:
-            self._in_flight.discard(result.push_id)
-            self._cancelled.discard(result.push_id)
-        return results
+        return self._thread.poll()
 
     def cancel(self, push_id: str) -> None:
-        if push_id in self._in_flight:
-            self._cancelled.add(push_id)
+        self._thread.cancel(push_id)
 
     def forget(self, destination: PoolHandle) -> None:
         self._mapped.pop(destination.name, None)
 
     def close(self) -> None:
-        self._cancelled |= self._in_flight
-        self._queue.put(None)
-        self._thread.join()
+        self._thread.close()
         self._mapped.clear()
 
-    def _run(self) -> None:
-        while (push := self._queue.get()) is not None:
-            began = time.perf_counter()
-            try:
-                num_bytes, error = self._copy(push)
-            except Exception as failure:  # goes to whoever waits for the push: the thread must outlive it
-                num_bytes, error = 0, f"{type(failure).__name__}: {failure}"
-            self._results.append(PushResult(push.push_id, num_bytes, (time.perf_counter() - began) * 1e3, error))
-
-    def _copy(self, push: _Push) -> tuple[int, str | None]:
-        """Returns bytes written and, if it stopped early, why."""
+    def _copy(
+        self, push_id: str, target_LNB: np.ndarray, source_ids: Sequence[int], destination_ids: Sequence[int]
+    ) -> Copied:
         num_bytes = 0
-        for source, target, count in block_runs(push.source_ids, push.destination_ids, self._blocks_per_copy):
-            if push.push_id in self._cancelled:
+        for source, target, count in block_runs(source_ids, destination_ids, self._blocks_per_copy):
+            if self._thread.is_cancelled(push_id):
                 return num_bytes, "cancelled"
             blocks_LNB = self._source_LNB[:, source : source + count]
-            push.target_LNB[:, target : target + count] = blocks_LNB
+            target_LNB[:, target : target + count] = blocks_LNB
             num_bytes += blocks_LNB.nbytes
         return num_bytes, None

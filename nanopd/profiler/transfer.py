@@ -1,7 +1,6 @@
 """Times the real transfer path: blocks pushed from one pool into another through the transport workers on these devices would use."""
 
 import random
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,15 +8,13 @@ import torch
 
 from nanopd.config import ModelConfig
 from nanopd.cost_model import TransferModel
-from nanopd.errors import TransferError
 from nanopd.kv_cache import KvCache
 from nanopd.kv_cache.store import pool_bytes
 from nanopd.kv_transfer.endpoint import KvEndpoint, num_bytes_per_block
 from nanopd.kv_transfer.select import open_endpoint
 from nanopd.kv_transfer.transport import KvSender, PoolHandle
 from nanopd.model_runner.device import DTYPES
-
-_TIMEOUT_S = 30.0
+from nanopd.profiler.timed_push import timed_push
 
 
 class TransferBench:
@@ -38,22 +35,12 @@ class TransferBench:
         self._sender: KvSender = self._endpoints[0].sender(caches[0].pool)
         self._destination: PoolHandle = self._endpoints[1].export(caches[1].pool)
         self._endpoints[0].export(caches[0].pool)
-        self._num_pushes = 0
 
     def push_ms(self, num_blocks: int) -> float:
         """From the push to its fence, blocks scattered on both sides. Raises TransferError."""
         source_ids, destination_ids = (self._random.sample(range(self.num_blocks), num_blocks) for _ in range(2))
-        self._num_pushes += 1
-        begun = time.perf_counter()
-        self._sender.push(f"p{self._num_pushes}", self._destination, source_ids, destination_ids)
-        while not (results := self._sender.poll()):
-            if time.perf_counter() - begun > _TIMEOUT_S:
-                raise TransferError(f"a push of {num_blocks} blocks did not end within {_TIMEOUT_S:.0f} s")
-            time.sleep(20e-6)
-        elapsed_ms = (time.perf_counter() - begun) * 1e3
-        if results[0].error is not None:
-            raise TransferError(results[0].error)
-        self.transport = results[0].transport or self.transport
+        elapsed_ms, result = timed_push(self._sender, self._destination, source_ids, destination_ids)
+        self.transport = result.transport or self.transport
         return elapsed_ms
 
     def close(self) -> None:

@@ -15,9 +15,9 @@ from nanopd.kv_transfer.endpoint import num_bytes_per_block
 from nanopd.kv_transfer.select import open_endpoint
 from nanopd.kv_transfer.transport import KvSender
 from nanopd.profiler.pool_process import PoolProcess, digest, fill
+from nanopd.profiler.timed_push import timed_push
 
 COPY = "plain copy"
-_TIMEOUT_S = 60.0
 
 
 class TransferRates:
@@ -41,7 +41,6 @@ class TransferRates:
         self._bytes = self._pool.view(torch.uint8).flatten()
         self._scratch = torch.zeros_like(self._bytes)
         self._random = random.Random(seed)
-        self._num_pushes = 0
         self._peer = PoolProcess(shape, devices[1], transport)
         self._sender: KvSender = self._endpoint.sender(self._pool)
         self.sizes = [1 << power for power in range(max(1, num_blocks // 2).bit_length())]  # blocks
@@ -82,17 +81,8 @@ class TransferRates:
     def _push(self, num_blocks: int) -> tuple[float, list[int], list[int]]:
         """(milliseconds from the push to its fence, source ids, target ids)."""
         source, target = (self._random.sample(range(self._pool.shape[1]), num_blocks) for _ in range(2))
-        self._num_pushes += 1
-        began = time.perf_counter()
-        self._sender.push(f"p{self._num_pushes}", self._peer.handle, source, target)
-        while not (results := self._sender.poll()):
-            if time.perf_counter() - began > _TIMEOUT_S:
-                raise TransferError(f"a push of {num_blocks} blocks did not end within {_TIMEOUT_S:.0f} s")
-            time.sleep(20e-6)
-        elapsed_ms = (time.perf_counter() - began) * 1e3
-        if results[0].error is not None:
-            raise TransferError(results[0].error)
-        self.transport = results[0].transport or self.transport
+        elapsed_ms, result = timed_push(self._sender, self._peer.handle, source, target)
+        self.transport = result.transport or self.transport
         return elapsed_ms, source, target
 
     def _copy_ms(self, num_blocks: int) -> float:

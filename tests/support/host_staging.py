@@ -32,21 +32,27 @@ class HostStaging:
 
     def __init__(self, end: "HostRelayEnd", memory: mmap.mmap, geometry: RelayGeometry) -> None:
         self._end = end
-        self._slots = np.frombuffer(memory, dtype=np.uint8).reshape(geometry.num_slots, geometry.slot_bytes)
+        self._ids = geometry.ids_of(memory)
+        slots = np.frombuffer(memory, dtype=np.uint8).reshape(geometry.num_slots, geometry.slot_bytes)
+        self._slots = slots[:, geometry.ids_bytes :]
 
-    def read(self, slot: int, block_ids: Sequence[int]) -> Copy:
-        blocks = self._end.bytes_LNB[:, list(block_ids)]
+    def load(self, block_ids: Sequence[int]) -> list[int]:
+        return list(block_ids)
+
+    def read(self, slot: int, source_ids: list[int], destination_ids: Sequence[int]) -> Copy:
+        blocks = self._end.bytes_LNB[:, source_ids]
+        self._ids[slot, : len(destination_ids)] = destination_ids
         self._slots[slot, : blocks.size] = blocks.reshape(-1)
         self._end.num_read += 1
         return Copy(self._end.read_gate)
 
-    def write(self, slot: int, block_ids: Sequence[int], to_scratch: bool) -> Copy:
+    def write(self, slot: int, num_blocks: int, to_scratch: bool) -> Copy:
         self._end.gate.wait()
         if self._end.fails:
             raise self._end.fails.pop()
         target = self._end.scratch_LNB if to_scratch else self._end.bytes_LNB
-        shape = (target.shape[0], len(block_ids), target.shape[2])
-        target[:, list(block_ids)] = self._slots[slot, : np.prod(shape)].reshape(shape)
+        shape = (target.shape[0], num_blocks, target.shape[2])
+        target[:, self._ids[slot, :num_blocks]] = self._slots[slot, : np.prod(shape)].reshape(shape)
         self._end.num_written += 1
         return Copy(self._end.written_gate)
 

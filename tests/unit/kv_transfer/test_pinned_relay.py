@@ -13,7 +13,7 @@ import torch
 from support.host_staging import HostRelayEnd
 
 from nanopd.errors import TransferError
-from nanopd.kv_transfer import relay_wire
+from nanopd.kv_transfer import pinned_relay, relay_wire
 from nanopd.kv_transfer.endpoint import num_bytes_per_block
 from nanopd.kv_transfer.transport import PoolHandle
 
@@ -96,9 +96,9 @@ def test_the_sender_reads_ahead_of_what_it_announces_but_not_far(make_end):
     source.read_gate.clear()
     sender = source.sender()
     sender.push("p", target.handle, list(range(32)), list(range(32)))
-    until(lambda: source.num_read == 2)
+    until(lambda: source.num_read == pinned_relay._READ_AHEAD)
     time.sleep(0.02)
-    assert source.num_read == 2 and target.num_written == 0
+    assert source.num_read == pinned_relay._READ_AHEAD and target.num_written == 0
     source.read_gate.set()
     assert wait_for(sender, 1)[0].error is None
     sender.close()
