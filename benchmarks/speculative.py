@@ -31,7 +31,18 @@ from nanopd.tokenizer import load_tokenizer
 from nanopd.workers.wall_clock import WallClock
 
 NUM_BLOCKS, NUM_TOKENS = 256, 64
-DRAFTS = (None, 4, 8)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to decode: so many tokens guessed at most, all of them always or as many as pay. None: plain decoding."""
+
+    num_draft_tokens: int = 0
+    is_adaptive: bool = False
+
+
+PLAIN = Arm()
+ARMS = (PLAIN, Arm(4), Arm(4, True), Arm(8), Arm(8, True))
 
 _LINES = "\n".join(
     f"server {i}: address 10.0.{i}.{i * 3 + 1}, port {8000 + i}, region eu-west-{i % 3}" for i in range(8)
@@ -54,12 +65,17 @@ class Run:
     num_draft_tokens: int
     num_accepted_tokens: int
 
+    @property
+    def acceptance(self) -> float:
+        return self.num_accepted_tokens / max(self.num_draft_tokens, 1)
 
-def answer(runner: ModelRunner, prompts: list[list[int]], num_draft_tokens: int | None) -> Run:
+
+def answer(runner: ModelRunner, prompts: list[list[int]], arm: Arm) -> Run:
     """Answers the prompts together; everything is counted from when each has its first token."""
-    drafter = None if num_draft_tokens is None else PromptLookup(num_draft_tokens)
+    drafter = PromptLookup(arm.num_draft_tokens) if arm.num_draft_tokens else None
     blocks = BlockManager(NUM_BLOCKS, 16, enable_prefix_cache=False)
-    scheduler = Scheduler(SchedulerConfig(prefill_chunk_size=None), blocks, runner.max_model_len)
+    config = SchedulerConfig(prefill_chunk_size=None, adapts_drafts=arm.is_adaptive)
+    scheduler = Scheduler(config, blocks, runner.max_model_len)
     engine = Engine(scheduler, runner, WallClock(), drafter=drafter)
     outputs: dict[str, list[int]] = {}
     for index, prompt in enumerate(prompts):
@@ -81,23 +97,27 @@ def measure(runner: ModelRunner, prompts: list[list[int]], repetitions: int) -> 
     """One row per arm."""
     rounds = []
     for _ in range(repetitions):
-        order = list(DRAFTS)
+        order = list(ARMS)
         random.shuffle(order)
-        runs = {draft: answer(runner, prompts, draft) for draft in order}
+        runs = {arm: answer(runner, prompts, arm) for arm in order}
         if len({run.tokens for run in runs.values()}) != 1:
             raise SystemExit("an arm's tokens differ from plain decoding's")
         rounds.append(runs)
-    num_timed = len(rounds[0][None].tokens) - len(prompts)
+    num_timed = len(rounds[0][PLAIN].tokens) - len(prompts)
     return [
         {
-            "num_draft_tokens": draft or 0,
-            "tokens_per_step": round(num_timed / rounds[0][draft].num_steps, 2),  # of the whole batch
-            "acceptance": round(rounds[0][draft].num_accepted_tokens / max(rounds[0][draft].num_draft_tokens, 1), 3),
-            "cpu_ms_per_token": round(median(runs[draft].cpu_s for runs in rounds) / num_timed * 1e3, 2),
-            "speedup": round(median(runs[None].cpu_s / runs[draft].cpu_s for runs in rounds), 2),
-            "cpu_s": [round(runs[draft].cpu_s, 3) for runs in rounds],
+            "num_draft_tokens": arm.num_draft_tokens,
+            "is_adaptive": arm.is_adaptive,
+            "tokens_per_step": round(
+                num_timed / median(runs[arm].num_steps for runs in rounds), 2
+            ),  # of the whole batch
+            "num_drafted": median(runs[arm].num_draft_tokens for runs in rounds),
+            "acceptance": round(median(runs[arm].acceptance for runs in rounds), 3),
+            "cpu_ms_per_token": round(median(runs[arm].cpu_s for runs in rounds) / num_timed * 1e3, 2),
+            "speedup": round(median(runs[PLAIN].cpu_s / runs[arm].cpu_s for runs in rounds), 2),
+            "cpu_s": [round(runs[arm].cpu_s, 3) for runs in rounds],
         }
-        for draft in DRAFTS
+        for arm in ARMS
     ]
 
 
@@ -109,16 +129,17 @@ def markdown(record: dict) -> str:
         f" start {record['load_average']}, {record['repetitions']} repetitions. Command: `{record['command']}`.",
         "",
         f"SmolLM2-135M-Instruct, float32, greedy, {NUM_TOKENS} tokens, timed from the first token on; all arms give the same tokens. Draft 0 is"
-        " plain decoding. Tokens per step are those of the whole batch.",
+        " plain decoding; an adaptive draft is as long as it pays, at most so long. Tokens per step are those of the whole batch.",
         "",
-        "| text | sequences | draft | tokens per step | accepted | CPU ms per token | speed-up |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| text | sequences | draft | tokens per step | guessed | accepted | CPU ms per token | speed-up |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for case in record["cases"]:
         for row in case["rows"]:
-            accepted = f"{row['acceptance']:.0%}" if row["num_draft_tokens"] else ""
+            draft = f"{row['num_draft_tokens']}{', adaptive' if row['is_adaptive'] else ''}"
+            guesses = f"{row['num_drafted']:.0f} | {row['acceptance']:.0%}" if row["num_draft_tokens"] else " | "
             lines.append(
-                f"| {case['text']} | {case['num_sequences']} | {row['num_draft_tokens']} | {row['tokens_per_step']} | {accepted} |"
+                f"| {case['text']} | {case['num_sequences']} | {draft} | {row['tokens_per_step']} | {guesses} |"
                 f" {row['cpu_ms_per_token']} | {row['speedup']} |"
             )
     return "\n".join(lines) + "\n"

@@ -159,6 +159,11 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
         raise PluginError(str(error)) from error
 
 
+def on_post_page(output: str, *, page: Any, config: Any) -> str:
+    """MkDocs calls this for every page. The theme would ask the repository's host for its stars: the site loads nothing from elsewhere."""
+    return output.replace(' data-md-component="source"', "")
+
+
 # ---- README
 
 

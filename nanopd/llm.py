@@ -18,6 +18,7 @@ from nanopd.runtime.controller import Controller
 from nanopd.runtime.generation import ChoiceDelta, GenerationOptions, Generator, raise_if_failed
 from nanopd.runtime.launcher import InProcessLauncher, Launcher, LocalProcessLauncher
 from nanopd.runtime.loop_thread import LoopThread
+from nanopd.scheduler import longest_first
 from nanopd.tokenizer import Tokenizer, load_tokenizer
 
 P = ParamSpec("P")
@@ -143,7 +144,7 @@ class AsyncLLM:
         n: int = 1,
         options: GenerationOptions | None = None,
     ) -> list[RequestOutput]:
-        """The outputs of all prompts, in order. ``sampling`` is for all, or one for each.
+        """The outputs of all prompts, in order. ``sampling`` is for all, or one for each. Those with the largest ``max_tokens`` start first.
 
         Raises InvalidRequestError, and RequestFailedError as soon as one prompt fails; the others are aborted then.
         """
@@ -162,7 +163,7 @@ class AsyncLLM:
             (choices,) = await collect_all([self._generator.submit(token_ids, each[index], n=n, options=options)])
             return choices
 
-        return await self._each(batch, n, answer)
+        return await self._each(batch, n, answer, longest_first([params.max_tokens for params in each]))
 
     async def chat(
         self,
@@ -207,8 +208,12 @@ class AsyncLLM:
         prompts: Sequence[Prompt],
         num_requests: int,
         answer: Callable[[int, Sequence[int]], Awaitable[list[Completion]]],
+        order: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
-        """``answer(index, token ids)`` of every prompt, each of which takes ``num_requests`` places in the queue. The first error ends all."""
+        """``answer(index, token ids)`` of every prompt, each of which takes ``num_requests`` places in the queue. The first error ends all.
+
+        ``order``: in which the prompts' indices are started; None: as they come.
+        """
         places = asyncio.Semaphore(
             max(1, self._max_in_flight // num_requests)
         )  # many wait here instead of being refused
@@ -219,11 +224,12 @@ class AsyncLLM:
                 choices = await answer(index, token_ids)
             return RequestOutput(prompt if isinstance(prompt, str) else None, tuple(token_ids), tuple(choices))
 
-        tasks = [asyncio.ensure_future(one(index, prompt)) for index, prompt in enumerate(prompts)]
+        indices = range(len(prompts)) if order is None else order
+        tasks = {index: asyncio.ensure_future(one(index, prompts[index])) for index in indices}
         try:
-            return await asyncio.gather(*tasks)
+            return await asyncio.gather(*(tasks[index] for index in range(len(prompts))))
         finally:
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
 
     def _encode(self, prompt: Prompt) -> Sequence[int]:

@@ -1,4 +1,9 @@
-"""The CUDA backend: our paged kernels. No host synchronisation and, for pure decode steps, work fixed by shapes, so that graphs capture it."""
+"""The CUDA backend: our paged kernels.
+
+No host synchronisation: lengths are read on the device, within bounds that the batch states on the host, so that graphs capture it.
+"""
+
+from dataclasses import dataclass
 
 import torch
 
@@ -7,6 +12,38 @@ from nanopd.kernels.jit import supports_pdl
 from nanopd.kernels.paged_decode import DecodeWorkspace, paged_decode
 from nanopd.kernels.paged_prefill import PrefillWorkspace, paged_prefill
 from nanopd.kernels.rope_store import rope_store
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A step's geometry, cut into decodes and prompts once for all layers."""
+
+    num_decodes: int
+    decode_tables_BM: torch.Tensor
+    decode_lens_B: torch.Tensor
+    num_prompts: int
+    prompt_tables_BM: torch.Tensor
+    prompt_cu_q_lens_B1: (
+        torch.Tensor
+    )  # counts rows of the whole step, so q and out stay whole and only sequences are cut off
+    prompt_lens_B: torch.Tensor
+    max_q_len: int
+    max_context_len: int
+
+    @classmethod
+    def of(cls, batch: AttentionBatch) -> "_Parts":
+        first = batch.num_decodes
+        return cls(
+            first,
+            batch.block_tables_BM[:first],
+            batch.context_lens_B[:first],
+            len(batch.q_lens) - first,
+            batch.block_tables_BM[first:],
+            batch.cu_q_lens_B1[first:],
+            batch.context_lens_B[first:],
+            max(batch.q_lens[first:], default=0),
+            max(batch.context_lens[first:], default=0),
+        )
 
 
 class CudaAttention:
@@ -18,6 +55,7 @@ class CudaAttention:
         self._pdl = supports_pdl(device)
         self._decode_workspace = DecodeWorkspace.allocate(num_heads // num_kv_heads, head_dim, device)
         self._prefill_workspace = PrefillWorkspace.allocate(head_dim, device)
+        self._cut: tuple[AttentionBatch, _Parts] | None = None
 
     def store(
         self,
@@ -43,28 +81,29 @@ class CudaAttention:
         )
 
     def attend(self, q_THD: torch.Tensor, kv_layer: torch.Tensor, batch: AttentionBatch) -> torch.Tensor:
-        decodes = batch.num_decodes
+        if self._cut is None or self._cut[0] is not batch:
+            self._cut = (batch, _Parts.of(batch))
+        parts = self._cut[1]
         out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
-        if decodes:
+        if parts.num_decodes:
             paged_decode(
-                q_THD[:decodes],
+                q_THD[: parts.num_decodes],
                 kv_layer,
-                batch.block_tables_BM[:decodes],
-                batch.context_lens_B[:decodes],
-                out=out_THD[:decodes],
+                parts.decode_tables_BM,
+                parts.decode_lens_B,
+                out=out_THD[: parts.num_decodes],
                 workspace=self._decode_workspace,
                 pdl=self._pdl,
             )
-        if decodes < len(batch.q_lens):
-            # cu_q_lens counts rows of the whole step, so q and out stay whole and only sequences are cut off.
+        if parts.num_prompts:
             paged_prefill(
                 q_THD,
                 kv_layer,
-                batch.block_tables_BM[decodes:],
-                batch.cu_q_lens_B1[decodes:],
-                batch.context_lens_B[decodes:],
-                max_q_len=max(batch.q_lens[decodes:]),
-                max_context_len=max(batch.context_lens[decodes:]),
+                parts.prompt_tables_BM,
+                parts.prompt_cu_q_lens_B1,
+                parts.prompt_lens_B,
+                max_q_len=parts.max_q_len,
+                max_context_len=parts.max_context_len,
                 scale=self._scale,
                 out=out_THD,
                 workspace=self._prefill_workspace,

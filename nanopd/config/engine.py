@@ -36,6 +36,7 @@ class SchedulerConfig:
     max_num_seqs: int = 64  # sequences running at once
     max_num_batched_tokens: int = 2048  # tokens fed in one step
     prefill_chunk_size: int | None = 512  # prompt tokens of one sequence in one step; None: as many as the step holds
+    adapts_drafts: bool = True  # a guess is as long as it pays; else as long as the drafter makes it
     watermark: float = 0.01  # share of blocks kept free when a new sequence is admitted, for running ones to grow into
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ class EngineConfig:
         "auto"  # how KV leaves this worker: auto (the fastest that works), peer_to_peer, pinned_relay, shared_memory
     )
     speculative: str | None = None  # None: off; "prompt-lookup"; else a model that drafts (name, folder, GGUF file)
-    num_draft_tokens: int = 4  # guessed ahead of each step, when speculative
+    num_draft_tokens: int = 4  # guessed ahead of each step at most, when speculative
     trace_dir: str | None = None  # each process leaves a log there of what it did and when (nanopd.tracing)
     verify_transfers: bool = False  # check every KV hand-off end to end by checksums (slow; for hunting a fault)
     cache: CacheConfig = field(default_factory=CacheConfig)

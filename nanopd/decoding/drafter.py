@@ -21,7 +21,7 @@ class DraftContext:
     request: Request
     token_ids: array  # int32: the prompt, then the output so far; not to be kept, it grows
     num_prompt_tokens: int
-    max_draft_tokens: int  # at least 1: what the sequence's own length still allows
+    max_draft_tokens: int  # at least 1: what the sequence's own length allows, and what pays
 
 
 class Drafter(Protocol):

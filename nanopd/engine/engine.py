@@ -77,7 +77,9 @@ class Engine:
         return batch
 
     def _schedule(self) -> Batch | None:
-        drafts = self._drafter.propose(self.scheduler.draftable()) if self._drafter is not None else None
+        drafts = (
+            self._drafter.propose(self.scheduler.draftable(self._clock.now())) if self._drafter is not None else None
+        )
         batch = self.scheduler.schedule(self._clock.now(), drafts)
         is_stuck = batch is None and not (
             self._in_flight and self.scheduler.is_running

@@ -8,6 +8,7 @@ import torch
 
 from nanopd.batch import Batch
 from nanopd.kv_cache import KvCache
+from nanopd.model_runner.capture import Capture, Work
 from nanopd.model_runner.decode_inputs import DecodeInputs
 from nanopd.models.decoder import Decoder
 
@@ -24,19 +25,16 @@ class DecodeGraphs:
     """Captured at construction; ``run`` serves the batches ``fits`` accepts. One stream uses it."""
 
     @torch.inference_mode()
-    def __init__(self, decoder: Decoder, kv_cache: KvCache, max_num_seqs: int, max_model_len: int) -> None:
+    def __init__(
+        self, decoder: Decoder, kv_cache: KvCache, max_num_seqs: int, max_model_len: int, capture: Capture
+    ) -> None:
         device, self._sizes = kv_cache.pool.device, ladder(max_num_seqs)
         largest = self._sizes[-1]
         self._decoder, self._kv_cache = decoder, kv_cache
         self._inputs = DecodeInputs(largest, max_num_seqs, max_model_len, kv_cache.block_size, device)
         self._logits_BV = torch.empty(largest, decoder.config.vocab_size, dtype=torch.float32, device=device)
-        self._pool = torch.cuda.graph_pool_handle()
-        main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-        side.wait_stream(main)
-        with torch.cuda.stream(side):  # captures are not allowed on the default stream
-            # The largest first: the others then find room in its memory.
-            self._graphs = {size: self._capture(size) for size in reversed(self._sizes)}
-        main.wait_stream(side)
+        # The largest first: the others then find room in its memory.
+        self._replays = {size: capture(self._step(size)) for size in reversed(self._sizes)}
 
     @property
     def sampled_ids_R(self) -> torch.Tensor:
@@ -54,10 +52,10 @@ class DecodeGraphs:
         num_seqs = len(batch.slices)
         size = next(size for size in self._sizes if size >= num_seqs)
         self._inputs.load(batch, size)
-        self._graphs[size].replay()
+        self._replays[size]()
         return self._logits_BV[:num_seqs]
 
-    def _capture(self, size: int) -> torch.cuda.CUDAGraph:
+    def _step(self, size: int) -> Work:
         sources, geometry = self._inputs.views(size)
         self._inputs.clear(size)
 
@@ -65,11 +63,4 @@ class DecodeGraphs:
             hidden_BE = self._decoder.forward(self._inputs.input_ids(sources), geometry, self._kv_cache)
             self._decoder.logits(hidden_BE, out=self._logits_BV[:size])
 
-        step()  # compiles kernels and lets cuBLAS choose: neither may happen in a capture
-        graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(pool=self._pool)
-        try:
-            step()
-        finally:
-            graph.capture_end()
-        return graph
+        return step

@@ -5,19 +5,21 @@ from collections.abc import Callable
 
 import torch
 
-from nanopd.attention import TorchAttention, make_backend
+from nanopd.attention import AttentionBatch, TorchAttention, make_backend
 from nanopd.batch import Batch
 from nanopd.config import EngineConfig, ModelConfig
 from nanopd.errors import ConfigError
 from nanopd.kv_cache import KvCache, size_pool
 from nanopd.kv_cache.store import pool_bytes
 from nanopd.layers.rotary import cos_sin_table
+from nanopd.model_runner.capture import GraphCapture
 from nanopd.model_runner.device import DTYPES, resolve_device, resolve_dtype, set_cpu_threads, sum_products_in_float32
 from nanopd.model_runner.graphs import DecodeGraphs
 from nanopd.model_runner.handle import FailedStep, FinishedStep, RunningStep, StepOutputs
 from nanopd.model_runner.logprobs import logprob_rows, prompt_logprobs, rows_with_logprobs
 from nanopd.model_runner.prepare import StepTensors, prepare
 from nanopd.model_runner.sampling import sample_rows
+from nanopd.model_runner.step_graphs import StepGraphs, token_ladder
 from nanopd.model_runner.warm_up import warm_up
 from nanopd.models.decoder import Decoder
 from nanopd.weights import load_config, resolve_model
@@ -30,20 +32,32 @@ class ModelRunner:
     """Implements ``engine.Executor``. Steps run in the order of submission; use it from one thread."""
 
     def __init__(
-        self, decoder: Decoder, kv_cache: KvCache, max_model_len: int, max_num_seqs: int, *, cuda_graphs: bool = False
+        self,
+        decoder: Decoder,
+        kv_cache: KvCache,
+        max_model_len: int,
+        max_num_seqs: int,
+        *,
+        max_graph_tokens: int | None = None,
     ) -> None:
+        """``max_graph_tokens``: tokens of the largest step that runs as CUDA graphs; None: without graphs."""
         self.model_config: ModelConfig = decoder.config
         self.kv_cache = kv_cache
         self.max_model_len = max_model_len
         self.device = kv_cache.pool.device
         self.dtype = str(kv_cache.pool.dtype).removeprefix("torch.")
         self._decoder = decoder
-        self._graphs = DecodeGraphs(decoder, kv_cache, max_num_seqs, max_model_len) if cuda_graphs else None
-        # Ids sampled by the step before stay on the device; a graph reads them where it was captured to.
-        if self._graphs is not None:
-            self._sampled_ids_R = self._graphs.sampled_ids_R
-        else:
+        self._decode_graphs: DecodeGraphs | None = None
+        self._step_graphs: StepGraphs | None = None
+        if max_graph_tokens is None:
             self._sampled_ids_R = torch.zeros(max_num_seqs, dtype=torch.int32, device=self.device)
+            return
+        capture = GraphCapture(self.device)
+        with capture.session():
+            self._step_graphs = StepGraphs(decoder, kv_cache, max_graph_tokens, max_num_seqs, max_model_len, capture)
+            self._decode_graphs = DecodeGraphs(decoder, kv_cache, max_num_seqs, max_model_len, capture)
+        # Ids sampled by the step before stay on the device; a decode graph reads them where it was captured to.
+        self._sampled_ids_R = self._decode_graphs.sampled_ids_R
 
     @classmethod
     def load(
@@ -62,6 +76,10 @@ class ModelRunner:
         else:
             sum_products_in_float32()
         tensors = load_weights(source, model, DTYPES[dtype], device, config.load_format)
+        attention = make_backend(config.attention_backend, model, config.cache.block_size, device, DTYPES[dtype])
+        max_step_tokens = config.scheduler.max_num_batched_tokens
+        has_graphs = config.cuda_graphs and device.type == "cuda" and not isinstance(attention, TorchAttention)
+        max_graph_tokens = token_ladder(max_step_tokens)[-1] if has_graphs else None
         limit = _context_limit(config, model)
         num_blocks = size_pool(
             model,
@@ -70,19 +88,17 @@ class ModelRunner:
             device,
             num_workers_on_device=num_workers_on_device,
             max_useful_tokens=config.scheduler.max_num_seqs * limit,
-            max_step_tokens=config.scheduler.max_num_batched_tokens,
+            max_step_tokens=max_step_tokens + (max_graph_tokens or 0),  # graphs keep memory of their own
         )
         max_model_len = _bounded_by_pool(config, limit, num_blocks * config.cache.block_size)
         storage = allocate_kv(pool_bytes(model, num_blocks, config.cache.block_size, dtype)) if allocate_kv else None
         kv_cache = KvCache.allocate(model, num_blocks, config.cache.block_size, DTYPES[dtype], device, storage)
-        attention = make_backend(config.attention_backend, model, config.cache.block_size, device, DTYPES[dtype])
         decoder = Decoder(model, tensors, cos_sin_table(model, max_model_len, device), attention)
         max_num_seqs = config.scheduler.max_num_seqs
         if device.type == "cpu":
             return cls(decoder, kv_cache, max_model_len, max_num_seqs)
-        use_graphs = config.cuda_graphs and not isinstance(attention, TorchAttention)
         with torch.cuda.device(device):
-            runner = cls(decoder, kv_cache, max_model_len, max_num_seqs, cuda_graphs=use_graphs)
+            runner = cls(decoder, kv_cache, max_model_len, max_num_seqs, max_graph_tokens=max_graph_tokens)
             warm_up(runner)
         return runner
 
@@ -108,20 +124,27 @@ class ModelRunner:
 
     def _step(self, batch: Batch) -> StepOutputs:
         self.kv_cache.copy_blocks(batch.block_copies)
-        if self._graphs is not None and self._graphs.fits(batch):
-            return self._sample(batch, self._graphs.run(batch))
+        if self._decode_graphs is not None and self._decode_graphs.fits(batch):
+            return self._sample(batch, self._decode_graphs.run(batch))
         step = prepare(batch, self.kv_cache.block_size, self.device)
         input_ids_T, wanted_R = self._input_ids(step), step.sample_rows_R
         if all(s.prompt_logprobs is None for s in batch.slices):
             rows_R = None if len(wanted_R) == len(input_ids_T) else wanted_R
-            hidden_RE = self._decoder.forward(input_ids_T, step.attention, self.kv_cache, rows_R)
+            hidden_RE = self._forward(input_ids_T, step.attention, rows_R)
             return self._sample(batch, self._decoder.logits(hidden_RE)) if len(wanted_R) else _no_outputs()
-        hidden_TE = self._decoder.forward(input_ids_T, step.attention, self.kv_cache)
+        hidden_TE = self._forward(input_ids_T, step.attention)
         outputs = _no_outputs()
         if len(wanted_R):
             outputs = self._sample(batch, self._decoder.logits(hidden_TE.index_select(0, wanted_R)))
         outputs.prompt_logprobs = prompt_logprobs(batch, hidden_TE, self._decoder)
         return outputs
+
+    def _forward(
+        self, input_ids_T: torch.Tensor, batch: AttentionBatch, rows_R: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if self._step_graphs is not None and self._step_graphs.fits(batch):
+            return self._step_graphs.forward(input_ids_T, batch, rows_R)
+        return self._decoder.forward(input_ids_T, batch, self.kv_cache, rows_R)
 
     def _input_ids(self, step: StepTensors) -> torch.Tensor:
         if step.previous_rows_T is None:

@@ -61,25 +61,48 @@ class Decoder:
 
         ``rows_R``: the tokens whose hidden states are wanted, [R, E]; of the last layer the others need no more than their KV.
         """
-        eps = self.config.rms_norm_eps
-        residual_TE = embed(token_ids_T, self.embedding)  # float32 whatever the model's dtype: sixty roundings less
-        x_TE = rms_norm(residual_TE, self.layers[0].input_norm, eps)
-        for index, layer in enumerate(self.layers):
-            qkv_TX = linear(x_TE, layer.qkv, layer.qkv_bias)
-            q_THD = self.attention.store(qkv_TX, self.cos_sin_PD, layer.head_norms, kv.layer(index), batch)
-            is_last = index + 1 == len(self.layers)
-            if is_last and rows_R is not None and not len(rows_R):
-                return x_TE[:0]
-            out_THD = self.attention.attend(q_THD, kv.layer(index), batch)
-            attended_TX = out_THD.reshape(x_TE.shape[0], -1)
-            if is_last and rows_R is not None:
-                attended_TX, residual_TE = attended_TX.index_select(0, rows_R), residual_TE.index_select(0, rows_R)
-            x_TE = linear(attended_TX, layer.o, layer.o_bias)
-            x_TE = add_rms_norm_(x_TE, residual_TE, layer.mlp_norm, eps)
-            x_TE = linear(linear_silu_mul(x_TE, layer.gate_up, layer.gate_up_bias), layer.down, layer.down_bias)
-            norm_E = self.final_norm if is_last else self.layers[index + 1].input_norm
-            x_TE = add_rms_norm_(x_TE, residual_TE, norm_E, eps)
-        return x_TE
+        q_THD, residual_TE = self.last_queries(token_ids_T, batch, kv)
+        if rows_R is not None and not len(rows_R):
+            return q_THD.new_empty(0, residual_TE.shape[1])
+        attended_THD = self.attention.attend(q_THD, kv.layer(len(self.layers) - 1), batch)
+        return self.finish(attended_THD, residual_TE, rows_R)
+
+    def last_queries(
+        self, token_ids_T: torch.Tensor, batch: AttentionBatch, kv: KvCache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All up to the last layer's attention: its queries, [T, H, D], and the residual stream, [T, E]."""
+        # The stream is float32 whatever the model's dtype: sixty roundings less.
+        residual_TE = embed(token_ids_T, self.embedding)
+        x_TE = rms_norm(residual_TE, self.layers[0].input_norm, self.config.rms_norm_eps)
+        q_THD = self._queries(0, x_TE, batch, kv)
+        for index in range(1, len(self.layers)):
+            attended_THD = self.attention.attend(q_THD, kv.layer(index - 1), batch)
+            x_TE = self._finish_layer(index - 1, attended_THD, residual_TE, self.layers[index].input_norm)
+            q_THD = self._queries(index, x_TE, batch, kv)
+        return q_THD, residual_TE
+
+    def finish(
+        self, attended_THD: torch.Tensor, residual_TE: torch.Tensor, rows_R: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What follows the last layer's attention, for all tokens or for ``rows_R``: hidden states after the final norm."""
+        if rows_R is not None:
+            attended_THD, residual_TE = attended_THD.index_select(0, rows_R), residual_TE.index_select(0, rows_R)
+        return self._finish_layer(len(self.layers) - 1, attended_THD, residual_TE, self.final_norm)
+
+    def _queries(self, index: int, x_TE: torch.Tensor, batch: AttentionBatch, kv: KvCache) -> torch.Tensor:
+        layer = self.layers[index]
+        qkv_TX = linear(x_TE, layer.qkv, layer.qkv_bias)
+        return self.attention.store(qkv_TX, self.cos_sin_PD, layer.head_norms, kv.layer(index), batch)
+
+    def _finish_layer(
+        self, index: int, attended_THD: torch.Tensor, residual_TE: torch.Tensor, next_norm_E: torch.Tensor
+    ) -> torch.Tensor:
+        """Adds what is left of the layer to the residual stream in place; returns its norm for what comes next."""
+        layer, eps = self.layers[index], self.config.rms_norm_eps
+        x_TE = linear(attended_THD.reshape(residual_TE.shape[0], -1), layer.o, layer.o_bias)
+        x_TE = add_rms_norm_(x_TE, residual_TE, layer.mlp_norm, eps)
+        x_TE = linear(linear_silu_mul(x_TE, layer.gate_up, layer.gate_up_bias), layer.down, layer.down_bias)
+        return add_rms_norm_(x_TE, residual_TE, next_norm_E, eps)
 
     def logits(self, hidden_RE: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """float32 [R, V]: at 16 and above bfloat16 tells apart only what is 0.125 away, too coarse to choose tokens by."""

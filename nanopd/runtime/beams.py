@@ -15,6 +15,7 @@ async def beam_search(
     params: BeamParams,
     sampling: SamplingParams,
     options: GenerationOptions | None = None,
+    request_id: str | None = None,
 ) -> list[Completion]:
     """The hypotheses, best first. Of ``sampling`` only the stop conditions count. Runs collocated: beams share blocks of one worker.
 
@@ -22,7 +23,7 @@ async def beam_search(
     """
     options = options or GenerationOptions()
     request = Request(
-        request_id=secrets.token_hex(8),
+        request_id=request_id or secrets.token_hex(8),
         prompt_token_ids=tuple(prompt_token_ids),
         sampling=sampling,
         priority=options.priority,

@@ -1,5 +1,6 @@
 """Which tokens of which sequences the next step computes: continuous batching, chunked prefill, preemption."""
 
+from nanopd.scheduler.order import longest_first
 from nanopd.scheduler.outcome import ComputedRange, EndedSeq, Outcomes, Reservation, SeqOutput
 from nanopd.scheduler.plain_decodes import PlainDecodes
 from nanopd.scheduler.scheduler import Scheduler
@@ -15,6 +16,7 @@ __all__ = [
     "Reservation",
     "Scheduler",
     "SeqOutput",
+    "longest_first",
     "stream_key",
     "uniform",
 ]

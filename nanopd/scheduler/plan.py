@@ -3,14 +3,20 @@
 from nanopd.batch import Batch, SeqSlice
 from nanopd.scheduler.sequence import Sequence
 
+TILE_TOKENS = (
+    128  # rows of the tiles that a GPU multiplies: a step that reaches a few rows into a tile pays for all of it
+)
+_MOST_SHORTENED = 4  # a chunk gives up at most this part of itself to end the step on an edge
+
 
 class StepPlan:
     """Collects slices within a token budget. One-token slices go first: the shape decode kernels serve."""
 
-    __slots__ = ("budget", "copies", "has_preempted", "prompts", "_decodes", "_chunks")
+    __slots__ = ("budget", "num_tokens", "copies", "has_preempted", "prompts", "_decodes", "_chunks")
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
+        self.num_tokens = 0
         self.copies: list[tuple[int, int]] = []
         self.has_preempted = False
         self.prompts: list[Sequence] = []  # that have a chunk in this step
@@ -19,8 +25,17 @@ class StepPlan:
 
     def add(self, seq: Sequence, piece: SeqSlice) -> None:
         self.budget -= piece.num_tokens
+        self.num_tokens += piece.num_tokens
         is_decode = piece.num_tokens == 1 and piece.start > 0
         (self._decodes if is_decode else self._chunks).append((seq, piece))
+
+    def chunk_len(self, num_left: int, chunk_size: int) -> int:
+        """How many of a prompt's ``num_left`` tokens to add: ``chunk_size`` at most, a few less if the step then ends on a tile's edge."""
+        num_tokens = min(num_left, chunk_size, self.budget)
+        num_over = (self.num_tokens + num_tokens) % TILE_TOKENS
+        if num_tokens == num_left or num_over * _MOST_SHORTENED > num_tokens:
+            return num_tokens
+        return num_tokens - num_over
 
     def seal(self, step_id: int) -> "Step | None":
         """The finished step, or None if there is nothing to do; its sequences now count its tokens as computed."""

@@ -45,7 +45,7 @@ class Scheduler:
         self._ending: deque[tuple[int, EndedSeq]] = deque()  # (last step that may touch its blocks, what to say then)
         self._num_added = 0
         self._counters = Counters()
-        self._speculation = Speculation(blocks, self._counters)
+        self._speculation = Speculation(blocks, self._counters, config.adapts_drafts)
 
     # ---- what a worker is asked to do
 
@@ -116,11 +116,9 @@ class Scheduler:
     def release(self, seq_id: str) -> None:
         """Nobody reads the blocks of a held prefill any more. A prefill still under way is aborted. Unknown ids are ignored."""
         seq = self._roster.get(seq_id)
-        if seq is None:
-            return
-        if seq.state is SeqState.HELD:
+        if seq is not None and seq.state is SeqState.HELD:
             self._drop(seq)
-        else:
+        elif seq is not None:
             self._end(seq)
 
     # ---- a step
@@ -136,9 +134,9 @@ class Scheduler:
         head = self._roster.waiting.peek()
         return bool(self._roster.running) or (head is not None and self._can_admit(head, self._find_prefix(head)))
 
-    def draftable(self) -> list[DraftContext]:
-        """The sequences whose next step could verify a draft."""
-        return self._speculation.contexts(self._roster.running)
+    def draftable(self, now: float) -> list[DraftContext]:
+        """The sequences whose next step should verify a draft."""
+        return self._speculation.contexts(self._roster.running, now)
 
     def schedule(self, now: float, drafts: Mapping[str, SequenceOf[int]] | None = None) -> Batch | None:
         """The next step, or None if nothing can run now. Grants reservations either way.
@@ -153,8 +151,7 @@ class Scheduler:
             self._admit(plan, now)
         if head is not None:
             self._plan_chunks(plan, None)
-        step = plan.seal(self._counters.num_steps)
-        if step is None:
+        if (step := plan.seal(self._counters.num_steps)) is None:
             return None
         self.blocks.pool.open_fence(self._counters.num_steps)
         self._counters.num_steps += 1
@@ -184,6 +181,7 @@ class Scheduler:
             if state is SeqState.RUNNING:
                 self._accept(seq, (result.token_ids[row],), (result.logprobs[row],), now)
             row += 1
+        self._speculation.learn(step.batch, now)
 
     def plain_decodes(self) -> PlainDecodes | None:
         """Many steps at once, for simulations: set if those in flight and those that follow only decode what runs, until something else happens."""
@@ -222,13 +220,12 @@ class Scheduler:
         for seq in tuple(self._roster.running):
             if plan.budget == 0 or (head is not None and head.key < seq.key):
                 break
-            if seq.state is not SeqState.RUNNING or seq in plan.prompts:
-                continue
-            if len(seq.token_ids) - seq.num_computed_tokens > 1:
+            is_free = seq.state is SeqState.RUNNING and seq not in plan.prompts
+            if is_free and len(seq.token_ids) - seq.num_computed_tokens > 1:
                 self._plan_chunk(seq, plan)
 
     def _plan_chunk(self, seq: Sequence, plan: StepPlan) -> None:
-        num_tokens = min(len(seq.token_ids) - seq.num_computed_tokens, self._chunk_size, plan.budget)
+        num_tokens = plan.chunk_len(len(seq.token_ids) - seq.num_computed_tokens, self._chunk_size)
         if self._make_room(seq, seq.num_computed_tokens + num_tokens, plan):
             plan.add(seq, chunk_slice(seq, num_tokens))
             plan.prompts.append(seq)

@@ -21,6 +21,7 @@ from enum import Enum, auto
 
 from nanopd.batch import SampleSpec
 from nanopd.block_manager import BlockTable
+from nanopd.decoding import GuessRecord
 from nanopd.errors import InvalidRequestError
 from nanopd.messages import LegTimes
 from nanopd.request import FinishReason, Request, TokenLogprobs
@@ -57,7 +58,7 @@ class Sequence:
         "seq_id", "request", "kind", "state", "key", "token_ids", "num_prompt_tokens", "num_initial_outputs", "max_len", "feed_end",
         "stop_ids", "stop_ids_tuple", "min_len", "stream_key", "needs_history", "table", "chain", "num_computed_tokens", "num_in_flight",
         "num_pending", "pending_step", "pending_row", "is_exposed", "prompt_logprobs", "greedy_spec", "arrival_time", "admission_time",
-        "prefill_start", "decode_start", "num_cached_tokens", "num_preemptions", "num_draft_tokens", "num_accepted_tokens", "times",
+        "prefill_start", "decode_start", "num_cached_tokens", "num_preemptions", "num_draft_tokens", "num_accepted_tokens", "guesses", "times",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +117,7 @@ class Sequence:
         self.num_cached_tokens = 0
         self.num_preemptions = 0
         self.num_draft_tokens = self.num_accepted_tokens = 0  # guessed and verified; guessed right
+        self.guesses: GuessRecord | None = None  # once one has been verified
         self.times = LegTimes()
 
     @property

@@ -11,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nanopd.cluster.events import RequestReport
-from nanopd.errors import RequestFailedError
-from nanopd.request import SamplingParams
+from nanopd.errors import OverloadedError, RequestFailedError
+from nanopd.request import BeamParams, SamplingParams
 from nanopd.runtime.completion import Completion, collect_all
 from nanopd.runtime.generation import ChoiceDelta, Generation, GenerationOptions, merge, raise_if_failed
+from nanopd.server.beam import search_all
 from nanopd.server.connection import EventStream, while_connected
 from nanopd.server.context import ServerContext
-from nanopd.server.errors import error_body
+from nanopd.server.errors import error_body, status_of
 
 
 class Shape(Protocol):
@@ -54,20 +55,29 @@ class Call:
     continuous_usage: bool = False
     debug: bool = False
     counts_output: bool = True  # False: max_tokens was 0, the one token sampled is not part of the answer
+    beam: BeamParams | None = None  # None: sample
+
+    @property
+    def request_ids(self) -> list[str]:
+        """Of its prompts."""
+        count = len(self.prompts)
+        return [self.request_id] if count == 1 else [f"{self.request_id}-p{number}" for number in range(count)]
 
 
 async def answer(context: ServerContext, http: Request, call: Call) -> Response:
     """Submits every prompt, then answers. Leaving in any way, a disconnect included, aborts what is unfinished."""
     context.check_size(len(call.prompts) * call.n)
     reply = _Reply(context, call)
+    if call.beam is not None:
+        search = search_all(context.generator, call.prompts, call.request_ids, call.beam, call.sampling, call.options)
+        return reply.response(await while_connected(http.receive, search))
     generations = await _submit_all(context, call)
     if call.stream:
         events = reply.events(generations)
         first = await while_connected(http.receive, _first(events))
         return EventStream(first, events, reply.path_header)
     completions = await while_connected(http.receive, collect_all(generations))
-    body = reply.whole([choice for choices in completions for choice in choices])
-    return Response(body, media_type="application/json", headers=reply.path_header)
+    return reply.response([choice for choices in completions for choice in choices])
 
 
 async def _first(events: AsyncGenerator[bytes, None]) -> bytes:
@@ -78,8 +88,7 @@ async def _submit_all(context: ServerContext, call: Call) -> list[Generation]:
     """All prompts or none."""
     generations: list[Generation] = []
     try:
-        for number, prompt in enumerate(call.prompts):
-            request_id = call.request_id if len(call.prompts) == 1 else f"{call.request_id}-p{number}"
+        for number, (prompt, request_id) in enumerate(zip(call.prompts, call.request_ids, strict=True)):
             submitted = context.generator.submit(
                 prompt,
                 call.sampling,
@@ -107,18 +116,24 @@ class _Reply:
         self._reports: dict[int, RequestReport] = {}
         self.path_header: dict[str, str] = {}
 
-    def whole(self, completions: Sequence[Completion]) -> bytes:
+    def response(self, completions: Sequence[Completion]) -> Response:
+        body = self._whole(completions)
+        return Response(body, media_type="application/json", headers=self.path_header)
+
+    def _whole(self, completions: Sequence[Completion]) -> bytes:
         for completion in completions:
             self._num_output_tokens += len(completion.token_ids)
             self._note_report(completion.index, completion.report)
         self._set_path([report.decision.chosen.path for report in self._reports.values()])
-        body = self._envelope(
-            self._call.shape.object_name, [self._call.shape.whole(completion) for completion in completions]
-        )
+        body = self._envelope(self._call.shape.object_name, [self._choice(completion) for completion in completions])
         body["usage"] = self._usage()
         if self._call.debug:
             body["nanopd"] = self._debug()
         return msgspec.json.encode(body)
+
+    def _choice(self, completion: Completion) -> dict[str, Any]:
+        choice = self._call.shape.whole(completion)
+        return choice if completion.score is None else {**choice, "score": completion.score}  # of a beam search
 
     async def events(self, generations: Sequence[Generation]) -> AsyncGenerator[bytes, None]:
         """Server-sent events. An error before the first one is raised (and becomes a status); a later one is an event."""
@@ -136,10 +151,10 @@ class _Reply:
                             yield event
                     for event in self._delta_events(delta):
                         yield event
-            except RequestFailedError as error:
+            except (RequestFailedError, OverloadedError) as error:
                 if not is_open:
                     raise
-                yield _event(error_body(str(error), 500))
+                yield _event(error_body(str(error), status_of(error)))
         if self._call.include_usage:
             yield _event({**self._chunk([]), "usage": self._usage()})
         yield b"data: [DONE]\n\n"

@@ -13,8 +13,10 @@ from nanopd.request import TokenLogprobs
 from nanopd.runtime.completion import Completion
 from nanopd.runtime.generation import ChoiceDelta
 from nanopd.server.answer import Call, answer
+from nanopd.server.beam import beam_params
 from nanopd.server.context import ServerContext
 from nanopd.server.logprobs import chat_logprobs
+from nanopd.server.objectives import with_header
 from nanopd.server.parsing import prepare, read_body, require_neutral
 from nanopd.server.protocol import ChatRequest
 from nanopd.server.sampling import generation_options, num_choices, sampling_params
@@ -29,7 +31,8 @@ class ChatEndpoint:
 
     async def post(self, http: Request) -> Response:
         body = await read_body(http, self._context.config.max_body_bytes)
-        return await answer(self._context, http, await prepare(body, self._call, ChatRequest))
+        call = await prepare(body, lambda fields: self._call(with_header(fields, http.headers)), ChatRequest)
+        return await answer(self._context, http, call)
 
     def _call(self, fields: ChatRequest) -> Call:
         self._context.check_model(fields.model)
@@ -39,6 +42,7 @@ class ChatEndpoint:
         require_neutral("modalities", fields.modalities, ["text"])
         if fields.top_logprobs and not fields.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs to be true", "top_logprobs")
+        n = num_choices(fields, self._context.config.max_n)
         tokenizer = self._context.generator.tokenizer
         messages = plain_messages(fields.messages)
         prompt = tokenizer.encode_chat(messages, fields.add_generation_prompt is not False, fields.chat_template_kwargs)
@@ -51,11 +55,12 @@ class ChatEndpoint:
             ),
             options=generation_options(fields, tenant=fields.user or _system_prompt_key(messages)),
             shape=ChatShape(tokenizer, bool(fields.logprobs)),
-            n=num_choices(fields, self._context.config.max_n),
+            n=n,
             stream=bool(fields.stream),
             include_usage=fields.stream_options is not None and fields.stream_options.include_usage,
             continuous_usage=fields.stream_options is not None and fields.stream_options.continuous_usage_stats,
             debug=bool(fields.debug),
+            beam=beam_params(fields, n),
         )
 
 

@@ -12,8 +12,10 @@ from nanopd.request import TokenLogprobs
 from nanopd.runtime.completion import Completion
 from nanopd.runtime.generation import ChoiceDelta
 from nanopd.server.answer import Call, answer
+from nanopd.server.beam import beam_params
 from nanopd.server.context import ServerContext
 from nanopd.server.logprobs import CompletionLogprobs, joined
+from nanopd.server.objectives import with_header
 from nanopd.server.parsing import prepare, read_body, require_neutral
 from nanopd.server.protocol import CompletionRequest
 from nanopd.server.sampling import generation_options, num_choices, sampling_params
@@ -30,7 +32,8 @@ class CompletionsEndpoint:
 
     async def post(self, http: Request) -> Response:
         body = await read_body(http, self._context.config.max_body_bytes)
-        return await answer(self._context, http, await prepare(body, self._call, CompletionRequest))
+        call = await prepare(body, lambda fields: self._call(with_header(fields, http.headers)), CompletionRequest)
+        return await answer(self._context, http, call)
 
     def _call(self, fields: CompletionRequest) -> Call:
         self._context.check_model(fields.model)
@@ -60,6 +63,7 @@ class CompletionsEndpoint:
             include_usage=fields.stream_options is not None and fields.stream_options.include_usage,
             continuous_usage=fields.stream_options is not None and fields.stream_options.continuous_usage_stats,
             debug=bool(fields.debug),
+            beam=beam_params(fields, n),
             counts_output=shows_output,
         )
 

@@ -47,6 +47,9 @@ class GenerationFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     priority: int | None = None
     slo: SloFields | None = None
     debug: bool | None = None
+    use_beam_search: bool | None = None  # n: how many beams, and choices
+    length_penalty: float | None = None
+    early_stopping: bool | str | None = None
     # accepted, without effect here
     user: str | None = None
     metadata: dict[str, Any] | None = None

@@ -51,6 +51,22 @@ def test_each_prompt_may_have_its_own_sampling(llm: LLM) -> None:
         llm.generate(["a", "b", "c"], params)
 
 
+def test_long_answers_start_first_and_outputs_keep_their_order(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, started = llm._async._generator, []
+    submit = generator.submit
+    monkeypatch.setattr(
+        generator,
+        "submit",
+        lambda token_ids, *args, **options: started.append(token_ids) or submit(token_ids, *args, **options),
+    )
+    counts = [2, 7, 3, 5]
+    params = [SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True) for count in counts]
+    outputs = llm.generate([[10 + count] for count in counts], params)
+    assert [len(output.token_ids) for output in outputs] == counts
+    assert [output.prompt_token_ids for output in outputs] == [(10 + count,) for count in counts]
+    assert started == [[17], [15], [13], [12]]
+
+
 def test_chat_with_stop_and_logprobs(llm: LLM) -> None:
     question = [{"role": "user", "content": "What is the capital of France?"}]
     one, two = llm.chat(

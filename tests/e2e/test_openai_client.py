@@ -67,6 +67,17 @@ def test_greedy_text_is_the_references_on_every_path(client: openai.OpenAI, stra
         assert strategy == "adaptive" or path == strategy
 
 
+def test_beam_search(client: openai.OpenAI) -> None:
+    greedy = complete(client, "The capital of France is", max_tokens=6).choices[0]
+    found = complete(client, "The capital of France is", max_tokens=6, n=4, extra_body={"use_beam_search": True})
+    scores = [choice.score for choice in found.choices]  # type: ignore[attr-defined]
+    assert scores == sorted(scores, reverse=True) and len({choice.text for choice in found.choices}) == 4
+    single = complete(client, "The capital of France is", max_tokens=6, extra_body={"use_beam_search": True})
+    assert single.choices[0].text == greedy.text
+    with pytest.raises(openai.BadRequestError, match="stream does not go with use_beam_search"):
+        complete(client, "x", stream=True, extra_body={"use_beam_search": True})
+
+
 def test_chat(client: openai.OpenAI) -> None:
     answer = chat(client)
     assert answer.choices[0].message.content == "The capital of France is Paris."

@@ -8,7 +8,7 @@ from nanopd.cluster.snapshot import ClusterSnapshot, Counters, RequestSnapshot, 
 from nanopd.config import ClusterConfig, ModelConfig, Role
 from nanopd.errors import OverloadedError
 from nanopd.messages import Leg, TokenDelta, WorkerStats
-from nanopd.request import FinishReason, Request, TokenLogprobs
+from nanopd.request import BeamParams, FinishReason, Hypothesis, Request, TokenLogprobs
 from nanopd.router.plan import Candidate, Decision
 from nanopd.runtime.admission import resolve_request
 
@@ -29,6 +29,12 @@ class FakeStream:
 
     async def __aiter__(self) -> AsyncIterator[TokenDelta]:
         request, controller = self.request, self._controller
+        if controller.refusal is not None:
+            self._end(FinishReason.REFUSED, 0, controller.refusal)
+            return
+        if request.beam is not None:
+            yield self._search(request.beam)
+            return
         for index, token_id in enumerate(controller.script(request)):
             while controller.is_held and request.request_id not in controller.aborted:
                 await asyncio.sleep(0.001)
@@ -58,6 +64,16 @@ class FakeStream:
         self.finish = FinishRequest(self.request.request_id, reason, report, error)
         for hook in self._controller.on_finish:
             hook(self.finish, self.request)
+
+    def _search(self, beam: BeamParams) -> TokenDelta:
+        """Hypotheses of one token, two, three: the script's beginnings."""
+        tokens = self._controller.script(self.request)
+        hypotheses = tuple(
+            Hypothesis(tuple(tokens[: count + 1]), -1.0 - count, -1.0 - count, FinishReason.LENGTH)
+            for count in range(beam.width)
+        )
+        self._end(FinishReason.LENGTH, 1)
+        return TokenDelta(Leg(self.request.request_id, 0), 0, hypotheses[0].token_ids, hypotheses=hypotheses)
 
     def _delta(self, index: int, token_id: int) -> TokenDelta:
         sampling = self.request.sampling
@@ -89,6 +105,7 @@ class FakeController:
         self.live: dict[str, Request] = {}
         self.is_held = False  # True: no token comes until it is False again
         self.fails_at: int | None = None  # output index at which every request fails
+        self.refusal: str | None = None  # then every request ends so
         self.capacity = 1000
         self.cluster_config = ClusterConfig(max_queued_requests=1000)
         self.ready = {Role.COLLOCATED: True, Role.PREFILL: True, Role.DECODE: True}

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from support.knowing_drafter import KnowingDrafter
 from support.scripted_oracle import VOCAB_SIZE, sequential
 
+from nanopd.batch import Batch
 from nanopd.block_manager import BlockManager
 from nanopd.clock import VirtualClock
 from nanopd.config import SchedulerConfig
 from nanopd.decoding import Drafter, PromptLookup
 from nanopd.engine import DraftModel, Engine, SeqOutput
+from nanopd.engine.executor import StepHandle
 from nanopd.engine.scripted import ScriptedExecutor
 from nanopd.request import Request, SamplingParams
 from nanopd.scheduler import Scheduler
@@ -144,6 +146,37 @@ def test_nobody_waits_for_a_guess() -> None:
     num_drafted = narrow.stats().num_draft_tokens
     assert {output.seq_id for output in narrow.step().outputs} == requests.keys()  # a budget of one token for each
     assert narrow.stats().num_draft_tokens == num_drafted
+
+
+class SlowExecutor:
+    """A scripted step that takes ``base_s`` and ``row_s`` for every token it feeds, on a virtual clock."""
+
+    def __init__(self, executor: ScriptedExecutor, clock: VirtualClock, base_s: float, row_s: float) -> None:
+        self._executor, self._clock = executor, clock
+        self._base_s, self._row_s = base_s, row_s
+
+    def submit(self, batch: Batch) -> StepHandle:
+        num_rows = sum(piece.num_tokens for piece in batch.slices)
+        self._clock.advance_to(self._clock.now() + self._base_s + self._row_s * num_rows)
+        return self._executor.submit(batch)
+
+
+@pytest.mark.parametrize(("row_s", "wrong_every"), [(1e-5, 0), (1e-5, 1), (6e-4, 2), (2e-3, 5), (2e-3, 1)])
+def test_guessing_costs_little_and_gains_what_there_is_to_gain(row_s: float, wrong_every: int) -> None:
+    """Steps of 1 ms and ``row_s`` for each row: as fast as four guesses at a time where they pay, hardly slower than plain decoding where not."""
+    params = request(max_tokens=200)
+    times: dict[str, float] = {}
+    for arm in ("plain", "fixed", "adaptive"):
+        clock, executor = VirtualClock(), ScriptedExecutor(64, 4, VOCAB_SIZE)
+        config = SchedulerConfig(16, 2048, watermark=0.0, adapts_drafts=arm == "adaptive")
+        outputs, _ = sequential(params, 256)
+        drafter = None if arm == "plain" else KnowingDrafter({"s": outputs}, 4, wrong_every)
+        scheduler = Scheduler(config, BlockManager(64, 4, False), 256)
+        engine = Engine(scheduler, SlowExecutor(executor, clock, 1e-3, row_s), clock, drafter=drafter)
+        engine.run_local("s", params)
+        assert tokens_of(drain(engine)["s"]) == outputs
+        times[arm] = clock.now()
+    assert times["adaptive"] < 1.08 * min(times["plain"], times["fixed"])
 
 
 def test_a_handed_off_sequence_is_drafted_too() -> None:

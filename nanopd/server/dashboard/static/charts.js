@@ -154,7 +154,7 @@ export class Fit {
       svg("line", { x1: x(d), x2: x(d), y1: y(decades[0]), y2: y(decades.at(-1)) }),
       svg("line", { x1: x(decades[0]), x2: x(decades.at(-1)), y1: y(d), y2: y(d) }),
       svg("text", { x: x(d), y: y(decades[0]) + 10, "text-anchor": "middle" }, tick(d)),
-      svg("text", { x: PAD - 4, y: y(d) + 3, "text-anchor": "end" }, tick(d)),
+      d > decades[0] && svg("text", { x: PAD - 4, y: y(d) + 3, "text-anchor": "end" }, tick(d)), // the corner has one label
     ]), svg("line", { class: "diagonal", x1: x(decades[0]), y1: y(decades[0]), x2: x(decades.at(-1)), y2: y(decades.at(-1)) }));
     this.plot.replaceChildren(...points.map((p) => svg("circle", { cx: x(p.x), cy: y(p.y), r: 3, class: "dot", "data-path": p.path })));
   }

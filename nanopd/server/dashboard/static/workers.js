@@ -27,7 +27,8 @@ export class Workers {
     const cached = Math.min(w.stats.num_cached_blocks, w.stats.num_free_blocks);
     setAttr(node, "data-ready", w.ready);
     setText(state, w.ready ? (w.incarnation ? `ready, started ${w.incarnation + 1} times` : "ready") : "not ready");
-    setText(kv, `${whole(used)} of ${whole(w.num_blocks)} KV blocks`);
+    const guesses = w.stats.num_draft_tokens ? ` · ${share(w.stats.num_accepted_tokens, w.stats.num_draft_tokens)} of guesses right` : "";
+    setText(kv, `${whole(used)} of ${whole(w.num_blocks)} KV blocks${guesses}`);
     bar.children[0].style.width = percent(used, w.num_blocks);
     bar.children[1].style.width = percent(cached, w.num_blocks);
     FIGURES.forEach(([, value], i) => setText(figures[i], value(w)));
@@ -53,7 +54,8 @@ function card(w) {
   const node = el("article", { class: "worker", "data-role": w.role, "aria-label": w.worker_id },
     el("header", {}, el("i", { class: "role" }), el("h3", {}, w.worker_id), parts.state),
     el("dl", {}, FIGURES.map(([name], i) => el("div", {}, el("dt", {}, name), parts.figures[i]))),
-    svg("svg", { class: "spark", viewBox: "0 0 100 24", preserveAspectRatio: "none", role: "img", "aria-label": "step time, last 40 s" }, parts.spark),
+    el("div", { class: "history" }, "step, last 40 s",
+      svg("svg", { class: "spark", viewBox: "0 0 100 24", preserveAspectRatio: "none", role: "img", "aria-label": "step time, last 40 s" }, parts.spark)),
     parts.bar, parts.kv);
   parts.kv.className = "kv";
   node.parts = parts;
