@@ -148,7 +148,16 @@ def sweep_configs(m: int) -> dict[str, GemmConfig | StreamConfig | None]:
     if m > 1:
         configs |= {
             f"stream {r}x{n} t{t}": StreamConfig(r, n, t)
-            for r, n, t in ((192, 4, 4), (128, 4, 4), (128, 2, 4), (64, 4, 4), (64, 2, 4), (128, 4, 0), (128, 4, 99))
+            for r, n, t in (
+                (192, 1, 4),
+                (160, 4, 4),
+                (128, 2, 4),
+                (96, 2, 4),
+                (64, 2, 4),
+                (64, 1, 4),
+                (64, 2, 0),
+                (64, 2, 99),
+            )
         }
     return configs
 

@@ -143,7 +143,7 @@ def elementwise() -> Iterator[Case]:
 
 def few_row_products() -> Iterator[Case]:
     shapes = (("qkv", QKV, HIDDEN), ("o", HIDDEN, HIDDEN), ("down", HIDDEN, INTERMEDIATE), ("head", VOCAB, HIDDEN))
-    for m in (1, 8, 32, 64):
+    for m in (1, 8, 32, 64, 128):
         for name, n, k in (*shapes, ("gate-up + SiLU-mul", 2 * INTERMEDIATE, HIDDEN)):
             x = random(m, k)
             if not supports(m, n, k, x.device):

@@ -18,9 +18,14 @@ def check_shape(tensor: torch.Tensor, shape: tuple[int | None, ...], name: str) 
     got = tensor.shape
     if got == shape:
         return
-    if len(got) != len(shape) or any(want not in (None, size) for size, want in zip(got, shape, strict=True)):
-        expected = ", ".join("*" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name} must have shape [{expected}], got {list(got)}")
+    if len(got) == len(shape):
+        for size, want in zip(got, shape, strict=True):  # not any(...): a generator takes a microsecond to start
+            if size != want and want is not None:
+                break
+        else:
+            return
+    expected = ", ".join("*" if size is None else str(size) for size in shape)
+    raise ValueError(f"{name} must have shape [{expected}], got {list(got)}")
 
 
 def check_like(tensor: torch.Tensor, reference: torch.Tensor, name: str) -> None:

@@ -41,9 +41,15 @@ _SCALARS: dict[type, tuple[str, int]] = {i32: ("i", 4), i64: ("q", 8), f32: ("f"
 _DEFAULT_SHARED_LIMIT = 40 * 1024  # 48 KiB less what a kernel may declare by itself
 
 
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability, (9, 0) on Hopper. Asking torch takes microseconds, which a launch cannot spare."""
+    return torch.cuda.get_device_capability(device)
+
+
 def device_arch(device: torch.device) -> str:
     """ "sm_90a" and the like. From 9.0 on the architecture-specific variant: wgmma and setmaxnreg need it."""
-    major, minor = torch.cuda.get_device_capability(device)
+    major, minor = capability(device)
     return f"sm_{major}{minor}" + ("a" if major >= 9 else "")
 
 
@@ -55,7 +61,7 @@ def num_sms(device_index: int) -> int:
 @cache
 def supports_pdl(device: torch.device) -> bool:
     """Whether launches may ask for programmatic dependent launch."""
-    return torch.cuda.get_device_capability(device)[0] >= 9
+    return capability(device)[0] >= 9
 
 
 @cache

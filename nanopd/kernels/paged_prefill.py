@@ -179,7 +179,7 @@ def choose_num_splits(max_tiles: int, num_ctas: int, num_key_tiles: int) -> int:
 
 @cache
 def _fastest_path(device: torch.device) -> Path:
-    return "sm90" if torch.cuda.get_device_capability(device)[0] == 9 else "generic"
+    return "sm90" if jit.capability(device)[0] == 9 else "generic"
 
 
 @cache

@@ -84,7 +84,7 @@ def choose_config(num_rows: int, has_filters: bool, has_clusters: bool) -> Sampl
 
 @cache
 def _has_clusters(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device)[0] >= 9
+    return jit.capability(device)[0] >= 9
 
 
 def greedy(

@@ -5,7 +5,7 @@ Up to 8 rows by mma.m16n8 (skinny_gemm.cu), up to 128 by wgmma (stream_gemm.py).
 
 import struct
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -70,21 +70,16 @@ def _kernel(scalar: str, epilogue: int, x_tiles: int, config: GemmConfig, device
     return jit.load_spec(_spec(scalar, epilogue, x_tiles, config), device)
 
 
+@lru_cache(maxsize=4096)
 def supports(m: int, n: int, k: int, device: torch.device) -> bool:
-    """Whether m rows times a weight of [n, k] can be taken on this device; where they can, they beat cuBLAS."""
-    if 0 < m <= _MMA_ROWS:
-        return k % _STAGE_K == 0 and torch.cuda.get_device_capability(device)[0] >= 9
-    return stream_gemm.supports(m, n, k, device)
-
-
-def prefers(m: int, n: int, k: int, device: torch.device, has_silu: bool) -> bool:
-    """Whether these kernels beat cuBLAS there (followed by a kernel for the activation, if ``has_silu``).
+    """Whether m rows times a weight of [n, k] can be taken on this device; where they can, they beat cuBLAS.
 
     Measured on an H200 with the shapes of Qwen3-8B (docs/en/kernels/linear.md), milliseconds of a whole decode step at context 1152, ours / cuBLAS:
-    M = 1: 4.16 / 4.65, 8: 4.56 / 5.13, 16: 5.14 / 5.20, 32: 5.88 / 6.12, 64: 7.38 / 7.47, 128: 10.55 / 10.28. At 128 gate-up with its activation
-    takes 54.7 us / 59.5, the others lose.
+    M = 1: 4.16 / 4.65, 8: 4.56 / 5.13, 16: 4.83 / 5.12, 32: 5.64 / 6.01, 64: 7.09 / 7.59, 128: 10.04 / 10.47.
     """
-    return m <= (MAX_ROWS if has_silu else 64) and supports(m, n, k, device)
+    if 0 < m <= _MMA_ROWS:
+        return k % _STAGE_K == 0 and jit.capability(device)[0] >= 9
+    return stream_gemm.supports(m, n, k, device)
 
 
 def _tiles_per_cta(num_tiles: int, device: torch.device) -> int:

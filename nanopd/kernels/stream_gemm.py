@@ -2,7 +2,7 @@
 
 import struct
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -13,10 +13,11 @@ from nanopd.kernels.tensor_map import tensor_map
 
 MAX_ROWS = 128  # of x
 _PARAMS = struct.Struct("128s128s2Q4i32x")  # struct Params in sm90_stream_gemm.cu
-_STAGE_K = 64
-_SHARED_BYTES = 227 * 1024
+_STAGE_K, _THREADS = 64, 288
 _MAX_STAGES = 10
-_ROWS, _SPLITS = (192, 128, 64), (1, 2, 4, 8)
+_SHORTEST_PART = 1024  # of K, where it is split: a shorter one ends about when its ring is full for the first time
+_SHARED_BYTES = 227 * 1024
+_ROWS, _SPLITS = (192, 160, 128, 96, 64, 32), (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +29,32 @@ class StreamConfig:
     splits: int
     trigger_stages: int = 4
 
-    def stages(self, columns: int) -> int:
-        return min(_MAX_STAGES, (_SHARED_BYTES - 1024) // self.stage_bytes(columns))
+    def stage_bytes(self, x_rows: int) -> int:
+        return (self.rows + x_rows) * _STAGE_K * 2
 
-    def stage_bytes(self, columns: int) -> int:
-        return (self.rows + columns) * _STAGE_K * 2
+    def inbox_bytes(self, x_rows: int) -> int:
+        """What the other CTAs of the cluster bring: Sums in sm90_stream_gemm.cu."""
+        return (self.splits - 1) * x_rows * (self.rows // self.splits + 8) * 4
 
-    def shared_bytes(self, columns: int) -> int:
-        return self.stages(columns) * (self.stage_bytes(columns) + 16)
+    def stages(self, x_rows: int) -> int:
+        return min(_MAX_STAGES, (_SHARED_BYTES - 2048 - self.inbox_bytes(x_rows)) // self.stage_bytes(x_rows))
+
+    def shared_bytes(self, x_rows: int) -> int:
+        ring_and_barriers = self.stages(x_rows) * (self.stage_bytes(x_rows) + 16)
+        return -(-ring_and_barriers // 1024) * 1024 + self.inbox_bytes(x_rows)
 
 
-def num_columns(m: int) -> int:
-    """Rows of x, rounded up to what wgmma multiplies at once."""
-    return next(columns for columns in (16, 32, 64, 128) if m <= columns)
+def round_rows(m: int) -> int:
+    """Rows of x, rounded up to what warpgroups multiply at once."""
+    return 64 if m <= 64 else 128
 
 
 @cache
 def choose_config(width: int, k: int, halves: int, num_sms: int) -> StreamConfig:
-    """The tile and split that keep most SMs busy to the end. ``halves``: 2 if a tile holds gate rows and up rows."""
+    """The tile and split that keep most SMs busy to the end. ``halves``: 2 if a tile holds gate rows and up rows.
+
+    A tile is split in two at most: only 30 clusters of 4 (or 15 of 8) fit an H200's 132 SMs at once, so 128 CTAs would take two turns.
+    """
 
     def merit(config: StreamConfig) -> float:
         ctas = -(-width * halves // config.rows) * config.splits
@@ -58,13 +67,13 @@ def choose_config(width: int, k: int, halves: int, num_sms: int) -> StreamConfig
             StreamConfig(rows, splits)
             for rows in _ROWS
             for splits in _SPLITS
-            if k // _STAGE_K >= 4 * splits and rows // halves % (4 * splits) == 0
+            if (splits == 1 or k >= splits * _SHORTEST_PART) and rows // halves % (8 * splits) == 0
         ),
         key=merit,
     )
 
 
-def _spec(scalar: str, epilogue: int, columns: int, config: StreamConfig) -> KernelSpec:
+def _spec(scalar: str, epilogue: int, x_rows: int, config: StreamConfig) -> KernelSpec:
     return spec(
         "sm90_stream_gemm.cu",
         "stream_gemm_kernel",
@@ -72,24 +81,19 @@ def _spec(scalar: str, epilogue: int, columns: int, config: StreamConfig) -> Ker
         max_arch=90,
         SCALAR=scalar,
         EPILOGUE=epilogue,
-        COLUMNS=columns,
+        X_ROWS=x_rows,
         ROWS=config.rows,
         CLUSTER=config.splits,
-        STAGES=config.stages(columns),
+        STAGES=config.stages(x_rows),
     )
 
 
 CONFIGS: tuple[KernelSpec, ...] = tuple(
-    _spec(scalar, epilogue, columns, StreamConfig(rows, splits))
+    _spec(scalar, epilogue, x_rows, StreamConfig(rows, splits))
     for scalar in SCALAR_NAMES.values()
-    for columns in (16, 32, 64, 128)
-    for epilogue, rows, splits in ((0, 192, 4), (0, 64, 2), (1, 192, 1), (2, 192, 1))  # those of Qwen3-8B on 132 SMs
+    for x_rows in (64, 128)
+    for epilogue, rows, splits in ((0, 96, 2), (0, 64, 2), (1, 192, 1), (2, 192, 1))  # those of Qwen3-8B on 132 SMs
 )
-
-
-@cache
-def _kernel(scalar: str, epilogue: int, columns: int, config: StreamConfig, device: torch.device) -> jit.Kernel:
-    return jit.load_spec(_spec(scalar, epilogue, columns, config), device)
 
 
 def supports(m: int, n: int, k: int, device: torch.device) -> bool:
@@ -98,7 +102,40 @@ def supports(m: int, n: int, k: int, device: torch.device) -> bool:
         and n % 16 == 0
         and k % _STAGE_K == 0
         and k >= 4 * _STAGE_K
-        and torch.cuda.get_device_capability(device) == (9, 0)
+        and jit.capability(device) == (9, 0)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All of a launch that its shapes decide."""
+
+    kernel: jit.Kernel
+    box_rows: int  # of the weight that one copy brings
+    trigger_stages: int
+    grid: jit.Dim3
+    shared_bytes: int
+    cluster: jit.Dim3 | None
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    m: int, n: int, k: int, epilogue: int, width: int, scalar: str, device: torch.device, config: StreamConfig | None
+) -> _Plan:
+    if not supports(m, n, k, device):
+        raise ValueError(
+            f"x must have 1 to {MAX_ROWS} rows of a multiple of 64 from 256 on, and the weight a multiple of 16 rows, on "
+            f"sm_90; got {[m, k]} and {[n, k]}"
+        )
+    halves, x_rows = n // width, round_rows(m)
+    config = config or choose_config(width, k, halves, jit.num_sms(device.index))
+    return _Plan(
+        kernel=jit.load_spec(_spec(scalar, epilogue, x_rows, config), device),
+        box_rows=config.rows // halves,
+        trigger_stages=config.trigger_stages,
+        grid=(-(-n // config.rows) * config.splits, 1, 1),
+        shared_bytes=config.shared_bytes(x_rows),
+        cluster=(config.splits, 1, 1) if config.splits > 1 else None,
     )
 
 
@@ -112,30 +149,23 @@ def launch(
     config: StreamConfig | None,
 ) -> None:
     """Arguments as checked by skinny_gemm."""
-    (m, k), n = x.shape, weight.shape[0]
-    if not supports(m, n, k, x.device):
-        raise ValueError(
-            f"x must have 1 to {MAX_ROWS} rows of a multiple of 64 from 256 on, and the weight a multiple of 16 rows, on "
-            f"sm_90; got {list(x.shape)} and {list(weight.shape)}"
-        )
-    halves = n // out.shape[1]
-    config = config or choose_config(out.shape[1], k, halves, jit.num_sms(x.device.index))
-    columns = num_columns(m)
+    (m, k), n, stride = x.shape, weight.shape[0], x.stride(0)
+    plan = _plan(m, n, k, epilogue, out.shape[1], SCALAR_NAMES[x.dtype], x.device, config)
     params = _PARAMS.pack(
-        tensor_map(weight.data_ptr(), x.dtype, (k, n, 1), (k, n * k), (_STAGE_K, config.rows // halves, 1)),
-        tensor_map(x.data_ptr(), x.dtype, (k, m, 1), (x.stride(0), m * x.stride(0)), (_STAGE_K, columns, 1)),
+        tensor_map(weight.data_ptr(), x.dtype, (k, n, 1), (k, n * k), (_STAGE_K, plan.box_rows, 1)),
+        tensor_map(x.data_ptr(), x.dtype, (k, m, 1), (stride, m * stride), (_STAGE_K, m, 1)),
         0 if bias is None else bias.data_ptr(),
         out.data_ptr(),
         m,
         n,
         k,
-        config.trigger_stages,
+        plan.trigger_stages,
     )
-    _kernel(SCALAR_NAMES[x.dtype], epilogue, columns, config, x.device).launch(
-        grid=(-(-n // config.rows) * config.splits, 1, 1),
-        block=(2 * config.rows + 32, 1, 1),
+    plan.kernel.launch(
+        grid=plan.grid,
+        block=(_THREADS, 1, 1),
         args=(params,),
-        smem_bytes=config.shared_bytes(columns),
+        smem_bytes=plan.shared_bytes,
         pdl=pdl,
-        cluster=(config.splits, 1, 1) if config.splits > 1 else None,
+        cluster=plan.cluster,
     )

@@ -1,7 +1,7 @@
 """Dense projections, alone, fused with SwiGLU's activation, and with float32 results.
 
-On a GPU a step of few tokens is bound by reading the weights: up to 64 rows (128 with the activation fused) our skinny kernels read them faster
-than cuBLAS (docs/en/kernels/linear.md). On a CPU without bfloat16 instructions a product of several rows is computed in float32: widening the
+On a GPU a step of few tokens is bound by reading the weights: up to 128 rows our skinny kernels read them faster than cuBLAS
+(docs/en/kernels/linear.md). On a CPU without bfloat16 instructions a product of several rows is computed in float32: widening the
 weights each time costs less than torch's 16-bit loops from 5 rows for each thread on (the loops scale with threads, widening is bound by memory).
 """
 
@@ -17,21 +17,21 @@ _WIDEN_CHUNK = 1024  # rows of a weight that are float32 at once: they stay in c
 
 def linear(x_TE: torch.Tensor, weight_FE: torch.Tensor, bias_F: torch.Tensor | None = None) -> torch.Tensor:
     """x @ weight.T + bias: [T, E] -> [T, F]."""
-    if _is_skinny(x_TE, weight_FE):
-        from nanopd.kernels.jit import supports_pdl
-        from nanopd.kernels.skinny_gemm import skinny_linear
+    if uses_kernels(x_TE):
+        from nanopd.kernels import skinny_gemm
 
-        return skinny_linear(x_TE, weight_FE, bias_F, pdl=supports_pdl(x_TE.device))
+        if skinny_gemm.supports(len(x_TE), *weight_FE.shape, x_TE.device):
+            return skinny_gemm.skinny_linear(x_TE, weight_FE, bias_F, pdl=True)
     return _torch_linear(x_TE, weight_FE, bias_F)
 
 
 def linear_silu_mul(x_TE: torch.Tensor, weight_FE: torch.Tensor, bias_F: torch.Tensor | None) -> torch.Tensor:
     """silu_mul(x @ weight.T + bias), weight holding gate rows, then up rows: [T, E] -> [T, F / 2]."""
-    if _is_skinny(x_TE, weight_FE, has_silu=True):
-        from nanopd.kernels.jit import supports_pdl
-        from nanopd.kernels.skinny_gemm import skinny_linear_silu_mul
+    if uses_kernels(x_TE):
+        from nanopd.kernels import skinny_gemm
 
-        return skinny_linear_silu_mul(x_TE, weight_FE, bias_F, pdl=supports_pdl(x_TE.device))
+        if skinny_gemm.supports(len(x_TE), *weight_FE.shape, x_TE.device):
+            return skinny_gemm.skinny_linear_silu_mul(x_TE, weight_FE, bias_F, pdl=True)
     return silu_mul(_torch_linear(x_TE, weight_FE, bias_F))
 
 
@@ -39,11 +39,11 @@ def linear_float32(x_TE: torch.Tensor, weight_FE: torch.Tensor, out: torch.Tenso
     """x @ weight.T with sums that are not rounded to x's dtype: [T, E] -> float32 [T, F]."""
     if out is None:
         out = torch.empty(x_TE.shape[0], weight_FE.shape[0], dtype=torch.float32, device=x_TE.device)
-    if _is_skinny(x_TE, weight_FE):
-        from nanopd.kernels.jit import supports_pdl
-        from nanopd.kernels.skinny_gemm import skinny_linear
+    if uses_kernels(x_TE):
+        from nanopd.kernels import skinny_gemm
 
-        return skinny_linear(x_TE, weight_FE, out=out, pdl=supports_pdl(x_TE.device))
+        if skinny_gemm.supports(len(x_TE), *weight_FE.shape, x_TE.device):
+            return skinny_gemm.skinny_linear(x_TE, weight_FE, out=out, pdl=True)
     if x_TE.dtype == torch.float32:
         return torch.mm(x_TE, weight_FE.t(), out=out)
     if x_TE.is_cuda:
@@ -64,11 +64,3 @@ def _torch_linear(x_TE: torch.Tensor, weight_FE: torch.Tensor, bias_F: torch.Ten
 
 def _widening_pays(num_rows: int) -> bool:
     return num_rows >= _WIDEN_ROWS_PER_THREAD * torch.get_num_threads() and not cpu_multiplies_bf16()
-
-
-def _is_skinny(x_TE: torch.Tensor, weight_FE: torch.Tensor, has_silu: bool = False) -> bool:
-    if not uses_kernels(x_TE):
-        return False
-    from nanopd.kernels.skinny_gemm import prefers
-
-    return prefers(x_TE.shape[0], weight_FE.shape[0], x_TE.shape[1], x_TE.device, has_silu)

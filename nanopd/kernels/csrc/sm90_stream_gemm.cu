@@ -1,11 +1,11 @@
 // y[M, N] = x[M, K] w[N, K]^T for tens of rows of x: the weights streamed once through wgmma, K split over a cluster.
 //
 // Macros: SCALAR (__nv_bfloat16 | __half), EPILOGUE (0: store | 1: silu(gate) * up | 2: store float32),
-//         COLUMNS (rows of x, rounded up: 16 | 32 | 64 | 128), ROWS (of w a tile: 64 | 128 | 192), CLUSTER (1 | 2 | 4 | 8), STAGES.
+//         X_ROWS (of x, rounded up: 64 | 128), ROWS (of w a tile: 32 | 64 | 96 | 128 | 160 | 192), CLUSTER (1 | 2 | 4 | 8), STAGES.
 //
-// Operands change places: 64 rows of w are wgmma's A, the rows of x its B, both by TMA into a ring of stages of 64 along K. A warp
-// produces; each warpgroup multiplies 64 rows. The CTAs of a cluster take the same tile and a share of K each; at the end every CTA
-// leaves its sums in shared memory and adds up a share of the tile from all of them, in the order of their ranks.
+// 64 rows of x are wgmma's A, all rows of the tile its B, both by TMA into a ring of stages of 64 along K. A warp produces; each
+// warpgroup multiplies 64 rows of x. The CTAs of a cluster take the same tile and a share of K each; at the end every CTA brings its
+// sums to the CTAs that finish them, a share of the tile each, added up in the order of the ranks.
 //
 // Under programmatic dependent launch the ring's weights are on their way before the previous kernel ends; only x waits for it.
 #include <nanopd/cluster.cuh>
@@ -22,47 +22,24 @@ enum Epilogue { kStore = 0, kSiluMul = 1, kStoreFloat = 2 };
 using SplitK = Cluster<CLUSTER>;
 
 constexpr int kEpilogue = EPILOGUE;
-constexpr int kColumns = COLUMNS;
+constexpr int kXRows = X_ROWS;
 using Out = Either<EPILOGUE == kStoreFloat, float, SCALAR>;
 constexpr int kRows = ROWS;
 constexpr int kSplits = CLUSTER;
 constexpr int kNumStages = STAGES;
 constexpr int kStageK = 64;
-constexpr int kConsumers = 2 * kRows;              // threads: a warpgroup for 64 rows
-constexpr int kThreads = kConsumers + 32;          // and a warp that copies
+constexpr int kGroups = kXRows / 64;               // of warps that multiply
+constexpr int kProducer = 256;                     // the first thread of the warp that copies
+constexpr int kThreads = kProducer + 32;           // all of them store
 constexpr int kBoxes = kEpilogue == kSiluMul ? 2 : 1;
 constexpr int kOutRows = kRows / kBoxes;           // of a tile: kSiluMul puts gate rows over their up rows
 constexpr int kShareRows = kOutRows / kSplits;     // that one CTA of the cluster finishes
-constexpr int kPitch = kRows + 4;                  // floats; keeps the fragments' columns on different banks
-static_assert(kRows % 64 == 0 && kShareRows % 4 == 0 && kColumns % 16 == 0);
-
-namespace nanopd {
-
-#define NANOPD_SMALL_WGMMA(SCALAR_TYPE, PTX_TYPE)                                                                               \
-    template <>                                                                                                                 \
-    __device__ inline void wgmma_shared<SCALAR_TYPE, 16>(float* d, unsigned long long a, unsigned long long b, bool add) {      \
-        asm volatile("{.reg .pred p; setp.ne.b32 p, %10, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32." PTX_TYPE "." PTX_TYPE  \
-                     " {%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, p, 1, 1, 0, 0;}"                                               \
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])           \
-                     : "l"(a), "l"(b), "r"(int(add)));                                                                          \
-    }                                                                                                                           \
-    template <>                                                                                                                 \
-    __device__ inline void wgmma_shared<SCALAR_TYPE, 32>(float* d, unsigned long long a, unsigned long long b, bool add) {      \
-        asm volatile("{.reg .pred p; setp.ne.b32 p, %18, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32." PTX_TYPE "." PTX_TYPE  \
-                     " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17, p, 1, 1, 0, 0;}"       \
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),          \
-                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])     \
-                     : "l"(a), "l"(b), "r"(int(add)));                                                                          \
-    }
-NANOPD_SMALL_WGMMA(__nv_bfloat16, "bf16")
-NANOPD_SMALL_WGMMA(__half, "f16")
-#undef NANOPD_SMALL_WGMMA
-
-}  // namespace nanopd
+constexpr int kPitch = kBoxes * kShareRows + 8;    // floats; keeps the rows of a fragment on different banks
+static_assert(kXRows % 64 == 0 && kGroups * 128 <= kProducer && kRows % 32 == 0 && kShareRows % 8 == 0);
 
 struct Params {
     TensorMap w;           // [N, K] in boxes of [kOutRows, 64]; for kSiluMul the gate rows, then the up rows
-    TensorMap x;           // [M, K] in boxes of [kColumns, 64], zeros past M
+    TensorMap x;           // [M, K] in boxes of [M, 64]: rows past M would be filled with zeros, which takes time
     const SCALAR* bias;    // [N] or null
     Out* out;              // [M, N], or [M, N / 2] for kSiluMul
     int m, n, k;
@@ -71,18 +48,27 @@ struct Params {
 
 struct Stage {
     alignas(1024) char w[kRows * 128];
-    char x[kColumns * 128];
+    char x[kXRows * 128];  // what lies past M is not written: its products are not stored
+};
+
+struct Sums {  // over a share of K, of the part of the tile that one CTA finishes; for kSiluMul gate columns, then up columns
+    float at[kXRows][kPitch];
 };
 
 union Memory {
     Stage ring[kNumStages];
-    float sums[kColumns][kPitch];  // once the ring is done with
+    Sums own;  // once the ring is done with
 };
 
 struct Shared {
     Memory memory;
     Barrier full[kNumStages], empty[kNumStages];
 };
+
+// After Shared: what the other CTAs of the cluster bring, in the order of their ranks.
+__device__ inline Sums* inbox(Shared& shared, int owner, int from) {
+    return reinterpret_cast<Sums*>(&shared + 1) + (from - (from > owner));
+}
 
 struct Range {  // of stages along K, this CTA's share
     int first, count;
@@ -96,7 +82,7 @@ struct Range {  // of stages along K, this CTA's share
 
 __device__ inline void load_weights(const Params& p, const Range& range, int i, Shared& shared) {
     const int slot = i % kNumStages, tile = blockIdx.x / kSplits;
-    barrier_arrive_expect(&shared.full[slot], sizeof(Stage::w) + sizeof(Stage::x));
+    barrier_arrive_expect(&shared.full[slot], sizeof(Stage::w) + p.m * 128);
 #pragma unroll
     for (int box = 0; box < kBoxes; ++box)
         tma_load_3d(shared.memory.ring[slot].w + box * kOutRows * 128, p.w, &shared.full[slot], (range.first + i) * kStageK,
@@ -108,10 +94,15 @@ __device__ inline void load_x(const Params& p, const Range& range, int i, Shared
     tma_load_3d(shared.memory.ring[slot].x, p.x, &shared.full[slot], (range.first + i) * kStageK, 0, 0);
 }
 
-// One thread. Weights run ahead of the previous kernel's end as far as the ring reaches.
+// One thread, before the previous kernel has ended: weights as far as the ring reaches.
+__device__ inline void fill_ring(const Params& p, const Range& range, Shared& shared) {
+    const int early = min(kNumStages, range.count);
+    for (int i = 0; i < early; ++i) load_weights(p, range, i, shared);
+}
+
+// The same thread, for all the rest.
 __device__ inline void produce(const Params& p, const Range& range, Shared& shared) {
     const int early = min(kNumStages, range.count), trigger = max(0, range.count - p.trigger_stages);
-    for (int i = 0; i < early; ++i) load_weights(p, range, i, shared);
     wait_for_predecessor();
     for (int i = 0; i < early; ++i) load_x(p, range, i, shared);
     if (trigger <= early) let_successor_start();
@@ -123,19 +114,19 @@ __device__ inline void produce(const Params& p, const Range& range, Shared& shar
     }
 }
 
-__device__ inline void multiply(const Range& range, Shared& shared, float (&acc)[kColumns / 2]) {
+__device__ inline void multiply(const Range& range, Shared& shared, float (&acc)[kRows / 2]) {
     const int group = threadIdx.x / 128;
     pin_registers(acc);
     for (int i = 0; i < range.count; ++i) {
         const int slot = i % kNumStages;
         barrier_wait(&shared.full[slot], i / kNumStages & 1);
         const Stage& stage = shared.memory.ring[slot];
-        const unsigned long long a = operand_descriptor(stage.w + group * 64 * 128, kAtomBytes);
-        const unsigned long long b = operand_descriptor(stage.x, kAtomBytes);
+        const unsigned long long a = operand_descriptor(stage.x + group * 64 * 128, kAtomBytes);
+        const unsigned long long b = operand_descriptor(stage.w, kAtomBytes);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < kStageK / 16; ++step)
-            wgmma_shared<SCALAR, kColumns>(acc, advanced(a, step * 32), advanced(b, step * 32), i > 0 || step > 0);
+            wgmma_shared<SCALAR, kRows>(acc, advanced(a, step * 32), advanced(b, step * 32), i > 0 || step > 0);
         wgmma_commit();
         wgmma_wait<1>();  // the stage before
         if (i > 0 && threadIdx.x % 32 == 0) barrier_arrive(&shared.empty[(i - 1) % kNumStages]);
@@ -144,12 +135,33 @@ __device__ inline void multiply(const Range& range, Shared& shared, float (&acc)
     pin_registers(acc);
 }
 
-// Four neighbouring rows of w in column m of the tile, summed over the cluster.
-__device__ inline float4 cluster_sum(Shared& shared, int m, int row) {
+// Every warp brings its sums to the CTAs that finish them. A thread holds two neighbouring columns (rows of w) at x's rows m and m + 8,
+// then the same 8 columns further on.
+__device__ inline void bring_sums(const float (&acc)[kRows / 2], Shared& shared) {
+    const int m = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2, rank = SplitK::rank();
+#pragma unroll
+    for (int owner = 0; owner < kSplits; ++owner) {
+        Sums* const to = owner == rank ? &shared.memory.own : SplitK::peer(inbox(shared, owner, rank), owner);
+#pragma unroll
+        for (int half = 0; half < kBoxes; ++half)
+#pragma unroll
+            for (int c = 0; c < kShareRows; c += 8) {
+                const float* const sums = acc + (half * kOutRows + owner * kShareRows + c) / 2;
+                float* const row = &to->at[m][half * kShareRows + c + column];
+                *reinterpret_cast<float2*>(row) = make_float2(sums[0], sums[1]);
+                *reinterpret_cast<float2*>(row + 8 * kPitch) = make_float2(sums[2], sums[3]);
+            }
+    }
+}
+
+// Four neighbouring columns at x's row m, summed over the cluster.
+__device__ inline float4 cluster_sum(Shared& shared, int m, int column) {
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+    const int rank = SplitK::rank();
 #pragma unroll
     for (int r = 0; r < kSplits; ++r) {
-        const float4 part = *reinterpret_cast<const float4*>(SplitK::peer(&shared.memory.sums[m][row], r));
+        const Sums* const from = r == rank ? &shared.memory.own : inbox(shared, rank, r);
+        const float4 part = *reinterpret_cast<const float4*>(&from->at[m][column]);
         sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
     }
     return sum;
@@ -164,57 +176,64 @@ __device__ inline float4 with_bias(float4 sum, const SCALAR* bias) {
 
 __device__ inline float silu_mul(float gate, float up) { return __fdividef(gate, 1.f + exp2_approx(-kLog2e * gate)) * up; }
 
-// This CTA's share of the tile's rows.
+__device__ inline void store(const Params& p, long long at, int n, const float4& sum, const float4& up_sum) {
+    float4 y = with_bias(sum, p.bias ? p.bias + n : nullptr);
+    if constexpr (kEpilogue == kStoreFloat) {
+        *reinterpret_cast<float4*>(p.out + at) = y;
+        return;
+    }
+    if constexpr (kEpilogue == kSiluMul) {
+        const float4 up = with_bias(up_sum, p.bias ? p.bias + p.n / 2 + n : nullptr);
+        y = make_float4(silu_mul(y.x, up.x), silu_mul(y.y, up.y), silu_mul(y.z, up.z), silu_mul(y.w, up.w));
+    }
+    *reinterpret_cast<uint2*>(p.out + at) = make_uint2(Pair<SCALAR>::pack(y.x, y.y), Pair<SCALAR>::pack(y.z, y.w));
+}
+
+// This CTA's share of the tile's columns; several loads of a thread are on their way before its first store.
 __device__ inline void store_share(const Params& p, Shared& shared) {
-    const int width = p.n / kBoxes, tile = blockIdx.x / kSplits;
-    constexpr int kQuads = kShareRows / 4;
-    for (int i = threadIdx.x; i < kQuads * p.m; i += kThreads) {
-        const int m = i / kQuads, row = SplitK::rank() * kShareRows + i % kQuads * 4, n = tile * kOutRows + row;
-        if (n >= width) continue;
-        float4 y = with_bias(cluster_sum(shared, m, row), p.bias ? p.bias + n : nullptr);
-        Out* const to = p.out + static_cast<long long>(m) * width + n;
-        if constexpr (kEpilogue == kStoreFloat) {
-            *reinterpret_cast<float4*>(to) = y;
-            continue;
+    constexpr int kQuads = kShareRows / 4, kAhead = 4;
+    const int width = p.n / kBoxes, first = blockIdx.x / kSplits * kOutRows + SplitK::rank() * kShareRows, end = kQuads * p.m;
+    for (int base = threadIdx.x; base < end; base += kAhead * kThreads) {
+        float4 y[kAhead], up[kAhead];
+#pragma unroll
+        for (int a = 0; a < kAhead; ++a) {
+            const int i = min(base + a * kThreads, end - 1), m = i / kQuads, column = i % kQuads * 4;
+            y[a] = cluster_sum(shared, m, column);
+            if constexpr (kEpilogue == kSiluMul) up[a] = cluster_sum(shared, m, kShareRows + column);
         }
-        if constexpr (kEpilogue == kSiluMul) {
-            const float4 up = with_bias(cluster_sum(shared, m, kOutRows + row), p.bias ? p.bias + width + n : nullptr);
-            y = make_float4(silu_mul(y.x, up.x), silu_mul(y.y, up.y), silu_mul(y.z, up.z), silu_mul(y.w, up.w));
+#pragma unroll
+        for (int a = 0; a < kAhead; ++a) {
+            const int i = base + a * kThreads, m = i / kQuads, n = first + i % kQuads * 4;
+            if (i < end && n < width) store(p, static_cast<long long>(m) * width + n, n, y[a], up[a]);
         }
-        *reinterpret_cast<uint2*>(to) = make_uint2(Pair<SCALAR>::pack(y.x, y.y), Pair<SCALAR>::pack(y.z, y.w));
     }
 }
 
-// Grid: (tiles * CLUSTER, 1, 1) in clusters of CLUSTER. Dynamic shared memory: Shared.
+// Grid: (tiles * CLUSTER, 1, 1) in clusters of CLUSTER. Dynamic shared memory: Shared, then CLUSTER - 1 times Sums.
 extern "C" __global__ void __launch_bounds__(kThreads, 1) stream_gemm_kernel(const __grid_constant__ Params p) {
     extern __shared__ __align__(1024) char dynamic_shared[];
     Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared);
     const Range range(p);
-    if (threadIdx.x == kConsumers) {
+    if constexpr (kSplits > 1) SplitK::arrive();  // this CTA runs: from the wait on, the others may write to its shared memory
+    if (threadIdx.x == kProducer) {
         for (int slot = 0; slot < kNumStages; ++slot) {
             barrier_init(&shared.full[slot], 1);
-            barrier_init(&shared.empty[slot], kConsumers / 32);
+            barrier_init(&shared.empty[slot], 4 * kGroups);
         }
         barrier_init_fence();
+        fill_ring(p, range, shared);
     }
     __syncthreads();
-    if (threadIdx.x >= kConsumers) {
-        if (threadIdx.x == kConsumers) produce(p, range, shared);
-        __syncwarp();
-        wait_for_predecessor();
-        __syncthreads();  // the consumers' last reads of the ring
-    } else {
-        float acc[kColumns / 2];
-        multiply(range, shared, acc);
-        wait_for_predecessor();
-        __syncthreads();
-        const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < kColumns / 2; ++i)  // of 8 columns each: two of row, then two of row + 8
-            shared.memory.sums[i / 4 * 8 + column + i % 2][row + i / 2 % 2 * 8] = acc[i];
-    }
-    SplitK::arrive();
-    SplitK::wait();
+    const bool multiplies = threadIdx.x < kGroups * 128;
+    float acc[kRows / 2];
+    if (multiplies) multiply(range, shared, acc);
+    if (threadIdx.x == kProducer) produce(p, range, shared);
+    __syncwarp();
+    wait_for_predecessor();
+    __syncthreads();  // all reads of the ring are over
+    if constexpr (kSplits > 1) SplitK::wait();
+    if (multiplies) bring_sums(acc, shared);
+    if constexpr (kSplits > 1) SplitK::arrive();
+    SplitK::wait();  // without a cluster: __syncthreads()
     store_share(p, shared);
-    if constexpr (kSplits > 1) SplitK::sync();  // no CTA leaves while others read its sums
 }

@@ -58,16 +58,23 @@ __device__ inline void wgmma_registers(float* d, const unsigned (&a)[4], unsigne
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),         \
         "+f"(d[i + 7]), "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]),              \
         "+f"(d[i + 13]), "+f"(d[i + 14]), "+f"(d[i + 15])
-#define NANOPD_SUMS_64 NANOPD_SUMS_16(0), NANOPD_SUMS_16(16)
-#define NANOPD_SUMS_128 NANOPD_SUMS_64, NANOPD_SUMS_16(32), NANOPD_SUMS_16(48)
+#define NANOPD_SUMS_32 NANOPD_SUMS_16(0)
+#define NANOPD_SUMS_64 NANOPD_SUMS_32, NANOPD_SUMS_16(16)
+#define NANOPD_SUMS_96 NANOPD_SUMS_64, NANOPD_SUMS_16(32)
+#define NANOPD_SUMS_128 NANOPD_SUMS_96, NANOPD_SUMS_16(48)
 #define NANOPD_SUMS_160 NANOPD_SUMS_128, NANOPD_SUMS_16(64)
-#define NANOPD_TEXT_32                                                                                                  \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "    \
-    "%24, %25, %26, %27, %28, %29, %30, %31"
-#define NANOPD_TEXT_64                                                                                                  \
-    NANOPD_TEXT_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, "  \
-    "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define NANOPD_TEXT_80 NANOPD_TEXT_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define NANOPD_SUMS_192 NANOPD_SUMS_160, NANOPD_SUMS_16(80)
+#define NANOPD_TEXT_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define NANOPD_TEXT_64 NANOPD_TEXT_32                                                                                   \
+    ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NANOPD_TEXT_96 NANOPD_TEXT_64                                                                                   \
+    ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define NANOPD_TEXT_128 NANOPD_TEXT_96                                                                                  \
+    ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NANOPD_TEXT_160 NANOPD_TEXT_128                                                                                 \
+    ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define NANOPD_TEXT_192 NANOPD_TEXT_160                                                                                 \
+    ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 
 // Operand numbers follow the sums: a, b, accumulate.
 #define NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, N, TEXT, SUMS, A0, A1, A2, A3, A4, A5)                                      \
@@ -85,30 +92,51 @@ __device__ inline void wgmma_registers(float* d, const unsigned (&a)[4], unsigne
                      PTX_TYPE "." PTX_TYPE " {" TEXT "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " A4 ", p, 1, 1, 1;}"        \
                      : SUMS : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));                \
     }
+#define NANOPD_WGMMA_32(SCALAR_TYPE, PTX_TYPE)                                                                          \
+    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 32, NANOPD_TEXT_32, NANOPD_SUMS_32, "%16", "%17", "%18", "%19", "%20", "%21")
 #define NANOPD_WGMMA_64(SCALAR_TYPE, PTX_TYPE)                                                                          \
-    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 64, NANOPD_TEXT_32, NANOPD_SUMS_64, "%32", "%33", "%34", "%35", "%36", "%37")
+    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 64, NANOPD_TEXT_64, NANOPD_SUMS_64, "%32", "%33", "%34", "%35", "%36", "%37")
+#define NANOPD_WGMMA_96(SCALAR_TYPE, PTX_TYPE)                                                                          \
+    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 96, NANOPD_TEXT_96, NANOPD_SUMS_96, "%48", "%49", "%50", "%51", "%52", "%53")
 #define NANOPD_WGMMA_128(SCALAR_TYPE, PTX_TYPE)                                                                         \
-    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 128, NANOPD_TEXT_64, NANOPD_SUMS_128, "%64", "%65", "%66", "%67", "%68", "%69")
+    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 128, NANOPD_TEXT_128, NANOPD_SUMS_128, "%64", "%65", "%66", "%67", "%68", "%69")
 #define NANOPD_WGMMA_160(SCALAR_TYPE, PTX_TYPE)                                                                         \
-    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 160, NANOPD_TEXT_80, NANOPD_SUMS_160, "%80", "%81", "%82", "%83", "%84", "%85")
+    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 160, NANOPD_TEXT_160, NANOPD_SUMS_160, "%80", "%81", "%82", "%83", "%84", "%85")
+#define NANOPD_WGMMA_192(SCALAR_TYPE, PTX_TYPE)                                                                         \
+    NANOPD_WGMMA(SCALAR_TYPE, PTX_TYPE, 192, NANOPD_TEXT_192, NANOPD_SUMS_192, "%96", "%97", "%98", "%99", "%100", "%101")
 
+NANOPD_WGMMA_32(__nv_bfloat16, "bf16")
+NANOPD_WGMMA_32(__half, "f16")
 NANOPD_WGMMA_64(__nv_bfloat16, "bf16")
 NANOPD_WGMMA_64(__half, "f16")
+NANOPD_WGMMA_96(__nv_bfloat16, "bf16")
+NANOPD_WGMMA_96(__half, "f16")
 NANOPD_WGMMA_128(__nv_bfloat16, "bf16")
 NANOPD_WGMMA_128(__half, "f16")
 NANOPD_WGMMA_160(__nv_bfloat16, "bf16")
 NANOPD_WGMMA_160(__half, "f16")
+NANOPD_WGMMA_192(__nv_bfloat16, "bf16")
+NANOPD_WGMMA_192(__half, "f16")
 
+#undef NANOPD_WGMMA_192
 #undef NANOPD_WGMMA_160
 #undef NANOPD_WGMMA_128
+#undef NANOPD_WGMMA_96
 #undef NANOPD_WGMMA_64
+#undef NANOPD_WGMMA_32
 #undef NANOPD_WGMMA
-#undef NANOPD_TEXT_80
+#undef NANOPD_TEXT_192
+#undef NANOPD_TEXT_160
+#undef NANOPD_TEXT_128
+#undef NANOPD_TEXT_96
 #undef NANOPD_TEXT_64
 #undef NANOPD_TEXT_32
+#undef NANOPD_SUMS_192
 #undef NANOPD_SUMS_160
 #undef NANOPD_SUMS_128
+#undef NANOPD_SUMS_96
 #undef NANOPD_SUMS_64
+#undef NANOPD_SUMS_32
 #undef NANOPD_SUMS_16
 
 }  // namespace nanopd
