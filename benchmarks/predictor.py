@@ -23,16 +23,18 @@ from nanopd.router.predictor.scoring import Observation, score
 from nanopd.workload import RequestSpec, named_workload, read_trace
 
 COUNT = 4000
+TOKENS_PER_HASH = 512  # a part of so many tokens at the end of a prompt has a hash too, which no later prompt shares
 CUT = 256  # max_tokens of the censored trace
 
 
-def observations(specs: Iterable[RequestSpec]) -> list[Observation]:
+def observations(specs: Iterable[RequestSpec], sees_prompts: bool = True) -> list[Observation]:
     return [
         Observation(
             LengthKey(s.num_prompt_tokens, s.max_tokens, s.tenant),
             s.num_output_tokens,
             s.num_output_tokens >= s.max_tokens,
             s.arrival_s,
+            s.prefix_hashes[: s.num_prompt_tokens // TOKENS_PER_HASH] if sees_prompts else (),
         )
         for s in specs
     ]
@@ -56,17 +58,6 @@ def cut(specs: list[RequestSpec], max_tokens: int) -> list[RequestSpec]:
     ]
 
 
-def with_last_answer(specs: list[RequestSpec]) -> list[RequestSpec]:
-    """Adds to the class what a chat server sees in the prompt: the length of the conversation's last answer, by factors of two."""
-    seen: dict[int, int] = {}
-    marked = []
-    for spec in specs:
-        last = next((seen[h] for h in reversed(spec.prefix_hashes[1:]) if h in seen), 0)
-        marked.append(replace(spec, tenant=f"after-{last.bit_length()}"))
-        seen.update(dict.fromkeys(spec.prefix_hashes[1:], spec.num_output_tokens))
-    return marked
-
-
 def traces(folder: Path | None) -> dict[str, list[Observation]]:
     stationary = named_workload("sharegpt", "poisson", 5.0, count=COUNT, seed=1)
     specs = {
@@ -75,15 +66,16 @@ def traces(folder: Path | None) -> dict[str, list[Observation]]:
         "drifting": drifting(COUNT, 2),
         "mixed tenants": named_workload("mixed-slo", "poisson", 5.0, count=COUNT, seed=3),
     }
+    every = {name: observations(trace) for name, trace in specs.items()}
     if folder is not None:
         mooncake = read_trace(folder / "mooncake_conversation.jsonl")
-        specs |= {
-            "Mooncake conversation": mooncake,
-            "Mooncake, last answer known": with_last_answer(mooncake),
-            "Azure conversation": read_trace(folder / "azure_llm_2023_conv.csv", 8000),
-            "Azure code": read_trace(folder / "azure_llm_2023_code.csv", 8000),
+        every |= {
+            "Mooncake conversation": observations(mooncake),
+            "Mooncake, prompts unseen": observations(mooncake, sees_prompts=False),
+            "Azure conversation": observations(read_trace(folder / "azure_llm_2023_conv.csv", 8000)),
+            "Azure code": observations(read_trace(folder / "azure_llm_2023_code.csv", 8000)),
         }
-    return {name: observations(trace) for name, trace in specs.items()}
+    return every
 
 
 def measure(trace: list[Observation]) -> dict:
@@ -108,7 +100,7 @@ def query_us(trace: list[Observation]) -> dict[str, float]:
     """Microseconds of a query and of an observation, interleaved as in serving: medians, which other load on the machine moves least."""
     predictor = LengthPredictor()
     queries, observed = [], []
-    for key, length, censored, now in trace:
+    for key, length, censored, now, _chain in trace:
         begun = time.perf_counter()
         predictor.distribution(key).conditional(20).mean  # noqa: B018
         asked = time.perf_counter()

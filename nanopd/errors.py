@@ -8,7 +8,7 @@
     |   `-- UnknownModelError                no such model folder, file or hub name; the server answers 404
     |-- ConfigError (ValueError)             an option, topology or model file that cannot be used
     |   `-- UnsupportedModelError            an architecture, quantisation or rope scaling we do not implement
-    |-- OverloadedError                      the queue bound is reached; the server answers 429 with Retry-After
+    |-- OverloadedError                      the queue bound is reached, or no plan would keep the objectives; 429 with Retry-After
     |-- RequestFailedError                   an accepted request ended in an error instead of tokens
     |-- WorkerError                          a worker process failed or was lost
     |-- TransferError                        a KV transfer failed, timed out, or its checksum differed
@@ -45,7 +45,7 @@ class UnsupportedModelError(ConfigError):
 
 
 class OverloadedError(NanoPDError):
-    """The engine's queue bound is reached; retry after ``retry_after_s`` seconds."""
+    """The engine's queue bound is reached, or it could not keep the request's objectives now; retry after ``retry_after_s`` seconds."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)

@@ -14,6 +14,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # an end-of-sequence token, a stop token id or a stop string
     LENGTH = "length"  # max_tokens or the model's context length
+    REFUSED = "refused"  # no plan would have kept its objectives, and the cluster is told to refuse such requests
     ABORT = "abort"  # the client went away or asked to stop
     ERROR = "error"
 

@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fidelity.cluster import serve_cluster
-from benchmarks.fidelity.profiles import load_average, profile_now
+from benchmarks.fidelity.profiles import load_average, profile_now, sharing_now
 from benchmarks.fidelity.rows import LIMITS, Row, compare, table
 from benchmarks.fidelity.simulated import simulated_rows
 from benchmarks.fidelity.steps import describe_errors, step_errors
 from benchmarks.fidelity.trace import describe, make_trace
-from nanopd.config import EngineConfig
+from nanopd.config import ClusterConfig, EngineConfig
 from nanopd.config.options import build_configs
 from nanopd.cost_model import HardwareProfile, StepFeatures
+from nanopd.simulator.device import DeviceSharing
 from nanopd.workload import RequestSpec
+
+_CPU_BLOCKS = 768
 
 # Rows, the clock's name, the steps where they can be seen.
 Run = tuple[list[Row], str, list[tuple[StepFeatures, float]]]
@@ -35,25 +38,21 @@ Run = tuple[list[Row], str, list[tuple[StepFeatures, float]]]
 
 def main() -> None:
     args = _arguments()
-    options = {
-        "model": args.model,
-        "num_threads": args.num_threads,
-        "max_model_len": 2048,
-        "num_blocks": args.num_blocks,
-    }
+    options = _engine_options(args)
     strategy = "disaggregated" if "P" in args.workers else "collocated"
-    config, cluster = build_configs({**options, "device": args.device, "workers": args.workers, "strategy": strategy})
+    config, cluster = build_configs(
+        {**options, "workers": args.workers, "strategy": strategy, "trace_dir": args.trace_dir}
+    )
     specs = make_trace(args.workload, args.rate, args.requests, args.seed, args.max_prompt, 4, args.max_output)
-    num_workers = cluster.topology.num_workers
-    at_start = load_average()
+    at_start, sharing = load_average(), None
     if args.in_process:
         profile, runs = _run_in_process(config, specs, args.profile)
     else:
-        words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        words += ["--device", args.device]
-        profile = HardwareProfile.load(args.profile) if args.profile else profile_now(words, num_workers, args.budget)
-        runs = [(asyncio.run(serve_cluster(config, cluster, specs)), "wall", []) for _ in range(args.repeats)]
-    simulated = simulated_rows(profile, args.workers, strategy, specs, max_num_seqs=config.scheduler.max_num_seqs)
+        profile, sharing = _profile(args, options, cluster.topology.num_workers)
+        runs = [(rows, "wall", []) for rows in asyncio.run(_serve_anew(config, cluster, specs, args.repeats))]
+    simulated = simulated_rows(
+        profile, args.workers, strategy, specs, max_num_seqs=config.scheduler.max_num_seqs, sharing=sharing
+    )
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "commit": _commit(),
@@ -61,9 +60,11 @@ def main() -> None:
         "hardware": profile.hardware,
         "model": profile.model,
         "workers": args.workers,
+        "num_workers": cluster.topology.num_workers,
         "workload": f"{args.workload}, Poisson {args.rate}/s: {describe(specs)}",
         "load_average": [at_start, load_average()],
         "clock": runs[0][1],
+        "sharing": asdict(sharing) if sharing is not None else None,
         "runs": [
             {"comparison": compare(rows, simulated), "steps": step_errors(profile, steps)} for rows, _, steps in runs
         ],
@@ -77,6 +78,45 @@ def main() -> None:
         args.out.with_suffix(".md").write_text(text)
 
 
+def _engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Of the workers and of ``nanopd profile``; what is None has their default."""
+    options = {
+        "model": args.model,
+        "device": args.device,
+        "load_format": args.load_format,
+        "max_model_len": args.max_model_len,
+        "num_blocks": args.num_blocks or (_CPU_BLOCKS if args.device == "cpu" else None),
+        "num_threads": args.num_threads if args.device == "cpu" else None,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _profile(
+    args: argparse.Namespace, options: dict[str, Any], num_workers: int
+) -> tuple[HardwareProfile, DeviceSharing | None]:
+    """Of this machine as it is now (or the given one), and what its workers take of each other."""
+    if args.profile is not None:
+        return HardwareProfile.load(args.profile), None
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    print("profile of one worker", flush=True)
+    alone = profile_now(words, 1, args.budget)
+    if num_workers == 1:
+        return alone, None
+    print(f"profile beside {num_workers - 1} others", flush=True)
+    return alone, sharing_now(words, num_workers, alone)
+
+
+async def _serve_anew(
+    config: EngineConfig, cluster: ClusterConfig, specs: Sequence[RequestSpec], repeats: int
+) -> list[list[Row]]:
+    """The trace again and again, each time with workers that have not seen its prompts yet."""
+    runs = []
+    for number in range(repeats):
+        print(f"run {number + 1} of {repeats}: {describe(specs)}", flush=True)
+        runs += [rows async for rows in serve_cluster(config, cluster, [specs])]
+    return runs
+
+
 def _run_in_process(
     config: EngineConfig, specs: Sequence[RequestSpec], profile_path: Path | None
 ) -> tuple[HardwareProfile, list[Run]]:
@@ -87,9 +127,12 @@ def _run_in_process(
 
     runner = ModelRunner.load(config)
     runner.kv_cache.pool.fill_(0.01)  # untouched memory would all be one page of zeros
-    between = InterleavedProfile(runner, config) if profile_path is None else None
-    served = serve(runner, config, specs, between)
-    profile = between.finish(3) if between is not None else HardwareProfile.load(profile_path)
+    if profile_path is not None:
+        served, profile = serve(runner, config, specs), HardwareProfile.load(profile_path)
+    else:
+        between = InterleavedProfile(runner, config)
+        served = serve(runner, config, specs, between)
+        profile = between.finish(3)
     return profile, [(served.rows, served.clock, served.steps)]
 
 
@@ -104,6 +147,12 @@ def markdown(record: dict[str, Any]) -> str:
         f"{LIMITS['p90_error']:.0%}. Errors are the simulation's, relative to the engine.",
         "",
     ]
+    if (sharing := record["sharing"]) is not None:
+        parts = [f"{kind} steps {record['num_workers'] / kept:.2f} times as long" for kind, kept in sharing.items()]
+        lines += [
+            f"The profile is of one worker at work; with all of them {' and '.join(parts)}, measured apart from the trace and told to the simulator.",
+            "",
+        ]
     for number, run in enumerate(record["runs"], 1):
         within = all(row["within_limits"] for row in run["comparison"].values())
         lines += [
@@ -124,9 +173,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--num-threads", type=int, default=1, help="of a CPU worker (%(default)s)")
-    parser.add_argument("--num-blocks", type=int, default=768)
+    parser.add_argument("--load-format", help="dummy: random weights")
+    parser.add_argument("--max-model-len", type=int, default=2048, help="(%(default)s)")
+    parser.add_argument("--num-blocks", type=int, help="of a worker's KV pool (as many as fit)")
+    parser.add_argument("--trace-dir", help="where the workers leave their logs (nanopd.tracing)")
     parser.add_argument("--profile", type=Path, help="instead of measuring one now")
-    parser.add_argument("--budget", type=float, default=40.0, help="seconds for the profile's steps (%(default)s)")
+    parser.add_argument("--budget", type=float, default=30.0, help="seconds for the profile's steps (%(default)s)")
     parser.add_argument("--workload", default="sharegpt")
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--rate", type=float, default=0.3, help="requests per second (%(default)s)")

@@ -1,7 +1,7 @@
 """The real cluster: worker processes behind a controller in this process, fed with the trace as time goes by (wall time)."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from benchmarks.fidelity.rows import Row
 from nanopd.config import ClusterConfig, EngineConfig
@@ -12,22 +12,29 @@ from nanopd.workload import RequestSpec, token_ids
 _WARM_UP_TOKENS = (300, 8)  # prompt and output of the requests that warm every worker up
 
 
-async def serve_cluster(config: EngineConfig, cluster: ClusterConfig, specs: Sequence[RequestSpec]) -> list[Row]:
-    """A row for every request of ``specs`` (in order of arrival), its times counted from the scheduled arrival."""
+async def serve_cluster(
+    config: EngineConfig, cluster: ClusterConfig, traces: Sequence[Sequence[RequestSpec]]
+) -> AsyncIterator[list[Row]]:
+    """For each trace, played one after another, a row for every request in order of arrival, its times counted from the scheduled arrival."""
     controller = Controller(config, cluster)
     await controller.start()
     try:
         vocab_size = controller.model_config.vocab_size
         await asyncio.gather(*(_warm_up(controller, i, vocab_size) for i in range(2 * cluster.topology.num_workers)))
-        prompts = [token_ids(spec, vocab_size) for spec in specs]
-        begun = asyncio.get_running_loop().time()
-        jobs = [
-            _serve(controller, f"f{index}", spec, prompt, begun)
-            for index, (spec, prompt) in enumerate(zip(specs, prompts, strict=True))
-        ]
-        return list(await asyncio.gather(*jobs))
+        for number, specs in enumerate(traces):
+            yield await _play(controller, f"trace-{number}", specs)
     finally:
         await controller.stop()
+
+
+async def _play(controller: Controller, name: str, specs: Sequence[RequestSpec]) -> list[Row]:
+    prompts = [token_ids(spec, controller.model_config.vocab_size) for spec in specs]
+    begun = asyncio.get_running_loop().time()
+    jobs = [
+        _serve(controller, f"{name}-{index}", spec, prompt, begun)
+        for index, (spec, prompt) in enumerate(zip(specs, prompts, strict=True))
+    ]
+    return list(await asyncio.gather(*jobs))
 
 
 async def _serve(

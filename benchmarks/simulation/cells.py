@@ -15,12 +15,11 @@ from nanopd.workload.shapes import Lengths, LogNormalShape, MixtureShape, Shape,
 BASELINES = ("least-work", "original", "dynamo", "arrow", "taichi", "kairos")
 WITH_ROLES = ("dynamo", "kairos", "taichi")  # baselines that need prefill and decode workers: half and half
 ABLATIONS = {
-    "mean only": AdaptiveOptions(use_posterior=False),
     "no externality": AdaptiveOptions(use_externality=False),
     "no reservation": AdaptiveOptions(use_reservation=False),
     "no roles": AdaptiveOptions(use_roles=False),
     "no deadlines": AdaptiveOptions(use_deadlines=False),
-    "no deferral": AdaptiveOptions(defers_hopeless=False),
+    "no deferral": AdaptiveOptions(defers_late=False),
 }
 STATIC = {
     2: ("2C", "1P+1D"),

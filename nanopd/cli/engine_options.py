@@ -33,6 +33,7 @@ _CLUSTER = (
     ("strategy", str, "collocated, disaggregated, adaptive"),
     ("policy", str, "how an adaptive strategy decides: original, adaptive, least-work, dynamo, ..."),
     ("profile", str, "what `nanopd profile` wrote, for the router (default: the closest that comes with nanopd)"),
+    ("on_hopeless", str, "serve or reject: requests that state objectives no plan is likely to keep (policy adaptive)"),
     ("transport", str, "how KV moves between workers: auto, peer_to_peer, pinned_relay, shared_memory"),
     ("max_queued_requests", int, "requests accepted and not finished; more are refused"),
 )

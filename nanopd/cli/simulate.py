@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanopd.config.cluster import POLICIES
+from nanopd.config.cluster import ON_HOPELESS, POLICIES
 from nanopd.cost_model import HardwareProfile, bundled, bundled_names
 from nanopd.errors import ConfigError
 from nanopd.request import Slo
@@ -18,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy",
         default="adaptive",
         help=f"one of {', '.join(('collocated', 'disaggregated', 'oracle', *POLICIES))} (default: adaptive)",
+    )
+    parser.add_argument(
+        "--on-hopeless",
+        choices=ON_HOPELESS,
+        default="serve",
+        help="what adaptive does with requests whose objectives no plan is likely to keep",
     )
     parser.add_argument("--rate", type=float, help="requests per second (a trace's own when left out; otherwise 1)")
     parser.add_argument(
@@ -74,7 +80,14 @@ def run(args: argparse.Namespace) -> int:
 
     profile = load_profile(args.profile)
     specs = load_workload(args, args.rate)
-    result = simulate(profile, args.workers, args.policy, specs, overlap_host=profile.launches_ahead)
+    result = simulate(
+        profile,
+        args.workers,
+        args.policy,
+        specs,
+        overlap_host=profile.launches_ahead,
+        rejects_hopeless=args.on_hopeless == "reject",
+    )
     console = Console(highlight=False)
     rate = len(specs) / max(result.arrival_span_s, 1e-9)
     console.print(
@@ -87,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     busy = ", ".join(f"{worker} {share:.0%}" for worker, share in list(result.busy.items())[:16])
     console.print(f"  paths                  {paths}\n  busy                   {busy}")
     console.print(f"  within objectives      {result.attainment():.1%}, goodput {result.goodput():.2f} per second")
+    if result.num_refused:
+        console.print(f"  refused                {result.num_refused}")
     if args.decisions is not None:
         write_decisions(args.decisions, result.records)
     return 0

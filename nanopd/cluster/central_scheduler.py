@@ -139,6 +139,10 @@ class CentralScheduler:
             self._queued.append(tracked.request.request_id)
             self._deadlines.add(self._now + self.config.queue_timeout_s, Wait.PLAN, leg=tracked.leg)
             return
+        if decision.refused:
+            tracked.decision = decision
+            self._finish(tracked, FinishReason.REFUSED, decision.reason)
+            return
         planned = self._handoffs.without_circle(decision)
         if planned is not decision:
             self.counters.count(self.counters.fallbacks, "circle")
@@ -325,6 +329,7 @@ class CentralScheduler:
 
     def _heartbeat(self, worker: WorkerView, heartbeat: Heartbeat) -> None:
         worker.stats = heartbeat.stats
+        worker.steps = heartbeat.steps
         found = reconcile(self._legs, worker, heartbeat, self._now, self.config.reconcile_grace_s)
         self._commands += found.unknown
         for entry in found.missing:

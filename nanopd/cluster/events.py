@@ -103,7 +103,7 @@ class RequestReport:
 
 @dataclass(frozen=True, slots=True)
 class FinishRequest:
-    """The request ended: its only terminal command. ``error`` is set exactly when ``reason`` is ERROR."""
+    """The request ended: its only terminal command. ``error`` is set exactly when ``reason`` is ERROR or REFUSED."""
 
     request_id: str
     reason: FinishReason

@@ -21,6 +21,9 @@ POLICIES = (
 )  # of the router, for strategy ADAPTIVE; nanopd.router builds them
 
 
+ON_HOPELESS = ("serve", "reject")  # what becomes of a request whose objectives no plan is likely to keep
+
+
 class Role(StrEnum):
     """What the router prefers to send a worker. Roles are soft: every worker can do everything."""
 
@@ -92,6 +95,9 @@ class ClusterConfig:
     strategy: Strategy = Strategy.ADAPTIVE
     policy: str = "original"  # one of POLICIES: how the router decides
     profile: str | None = None  # what `nanopd profile` wrote, or a bundled one's name; None: the closest bundled one
+    on_hopeless: str = (
+        "serve"  # or "reject" (policy adaptive): a request that states objectives no plan is likely to keep (429)
+    )
     max_queued_requests: int = 256  # accepted and not yet finished; past it new requests are refused (429)
     reserve_timeout_s: float = 30.0  # a decode worker's answer to Reserve; then another plan
     reconcile_grace_s: float = (
@@ -108,3 +114,9 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        if self.on_hopeless not in ON_HOPELESS:
+            raise ConfigError(f"on_hopeless must be one of {', '.join(ON_HOPELESS)}, got {self.on_hopeless!r}")
+        if self.on_hopeless == "reject" and self.policy != "adaptive":
+            raise ConfigError(
+                f"on_hopeless 'reject' needs policy 'adaptive', which predicts, got policy {self.policy!r}"
+            )

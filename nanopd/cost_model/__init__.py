@@ -6,7 +6,7 @@ serving), ``TransferModel`` how long KV is on its way, ``HardwareProfile`` keeps
 
 from nanopd.cost_model.derive import original_parameters
 from nanopd.cost_model.features import StepFeatures, StepSample
-from nanopd.cost_model.fit import fit_step_model, median_error
+from nanopd.cost_model.fit import Ladders, fit_step_model, median_error
 from nanopd.cost_model.online import OnlineStepModel
 from nanopd.cost_model.original import OriginalParameters
 from nanopd.cost_model.profile import HardwareProfile, bundled, bundled_names
@@ -15,6 +15,7 @@ from nanopd.cost_model.transfer import TransferModel
 
 __all__ = [
     "HardwareProfile",
+    "Ladders",
     "OnlineStepModel",
     "OriginalParameters",
     "StepFeatures",

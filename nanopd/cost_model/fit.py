@@ -12,7 +12,7 @@ from statistics import median
 from msgspec import structs
 
 from nanopd.cost_model.features import StepFeatures, StepSample
-from nanopd.cost_model.step_model import QUANTILE_LEVELS, StepModel, StepTerms, Table, interpolate
+from nanopd.cost_model.step_model import QUANTILE_LEVELS, StepModel, StepTerms, Table, interpolate, padded_count
 
 _KNOT_RATIO = 1.3  # small counts closer than that share a knot
 _FINE_COUNT, _FINE_RATIO = (
@@ -25,16 +25,31 @@ _HUBER = 1.5  # in robust standard deviations
 _MIN_RESIDUALS = 8  # of one kind of step, for quantiles of its own
 
 
-def fit_step_model(samples: Sequence[StepSample], ladder: Sequence[int] = (), num_folds: int = 5) -> StepModel:
-    """The model that fits ``samples`` (milliseconds) best. ``ladder``: sizes of the decode graphs, if there are any.
+@dataclass(frozen=True, slots=True)
+class Ladders:
+    """Sizes of the CUDA graphs, if there are any: rows of decode steps, tokens of steps with prompts."""
+
+    decode: tuple[int, ...] = ()
+    prompt: tuple[int, ...] = ()
+
+    def padded(self, f: StepFeatures) -> tuple[int, int]:
+        """Tokens and decode rows that a step is run with."""
+        if f.num_prefill_tokens:
+            return padded_count(self.prompt, f.num_tokens), f.num_decodes
+        num_rows = padded_count(self.decode, f.num_decodes)
+        return num_rows, num_rows
+
+
+def fit_step_model(samples: Sequence[StepSample], ladders: Ladders = Ladders(), num_folds: int = 5) -> StepModel:
+    """The model that fits ``samples`` (milliseconds) best.
 
     The residual quantiles come from samples held out of the fit, fold by fold. Raises ValueError below four samples.
     """
     used = [sample for sample in samples if sample.features.num_tokens and sample.ms > 0.0]
     if len(used) < 4:
         raise ValueError(f"a step model needs at least 4 measured steps, got {len(used)}")
-    terms = _fit_terms(used, tuple(ladder))
-    return StepModel(_with_quantiles(terms, _held_out_ratios(used, tuple(ladder), num_folds)))
+    terms = _fit_terms(used, ladders)
+    return StepModel(_with_quantiles(terms, _held_out_ratios(used, ladders, num_folds)))
 
 
 def median_error(model: StepModel, samples: Sequence[StepSample]) -> float:
@@ -48,12 +63,10 @@ class _Design:
 
     token_counts: tuple[int, ...]
     decode_counts: tuple[int, ...]  # starts with 0
-    ladder: tuple[int, ...]
+    ladders: Ladders
 
     def row(self, f: StepFeatures) -> list[float]:
-        num_tokens, num_decodes = f.num_tokens, f.num_decodes
-        if f.num_prefill_tokens == 0:
-            num_tokens = num_decodes = next((size for size in self.ladder if size >= num_decodes), num_decodes)
+        num_tokens, num_decodes = self.ladders.padded(f)
         return [
             1.0,
             *_ramps(self.token_counts, num_tokens),
@@ -76,18 +89,18 @@ class _Design:
             per_prefill_ms=per_prefill,
             attention_ms=attention,
             context_ms=context,
-            ladder=self.ladder,
+            ladder=self.ladders.decode,
+            prompt_ladder=self.ladders.prompt,
         )
 
 
-def _fit_terms(samples: Sequence[StepSample], ladder: tuple[int, ...]) -> StepTerms:
+def _fit_terms(samples: Sequence[StepSample], ladders: Ladders) -> StepTerms:
     import numpy as np  # here: the simulator starts without them
     from scipy.optimize import nnls
 
+    counts = [ladders.padded(sample.features) for sample in samples]
     design = _Design(
-        _knots(sample.features.num_tokens for sample in samples),
-        (0, *_knots(sample.features.num_decodes for sample in samples)),
-        ladder,
+        _knots(num_tokens for num_tokens, _ in counts), (0, *_knots(num_decodes for _, num_decodes in counts)), ladders
     )
     measured = np.array([sample.ms for sample in samples])
     relative = np.array([design.row(sample.features) for sample in samples]) / measured[:, None]
@@ -127,13 +140,13 @@ def _ramps(counts: tuple[int, ...], count: float) -> list[float]:
     return [max(0.0, min(1.0, share)) for share in shares[:-1]] + [max(0.0, share) for share in shares[-1:]]
 
 
-def _held_out_ratios(samples: Sequence[StepSample], ladder: tuple[int, ...], num_folds: int) -> dict[str, list[float]]:
+def _held_out_ratios(samples: Sequence[StepSample], ladders: Ladders, num_folds: int) -> dict[str, list[float]]:
     """Measured over predicted, by kind of step, each predicted by a fit that has not seen it."""
     ratios: dict[str, list[float]] = {}
     num_folds = max(1, min(num_folds, len(samples) // 4))
     for fold in range(num_folds):
         rest = [sample for i, sample in enumerate(samples) if num_folds == 1 or i % num_folds != fold]
-        model = StepModel(_fit_terms(rest, ladder))
+        model = StepModel(_fit_terms(rest, ladders))
         for sample in samples[fold::num_folds]:
             predicted = model.predict_ms(sample.features)
             if predicted > 0.0:

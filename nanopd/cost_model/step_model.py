@@ -10,7 +10,8 @@
 the weights' bytes bound it, a straight line once the flops do. ``decodes`` is what a sampled row costs on top. Attention reads what it reads: a
 prompt chunk q k products, a decode its context's bytes.
 
-A decode-only step runs as a CUDA graph of the next size of ``ladder`` where there is one, and costs what that size costs.
+A decode-only step runs as a CUDA graph of the next size of ``ladder`` where there is one, and costs what that size costs. So do the linear layers of
+a step with prompts, by ``prompt_ladder``.
 """
 
 from bisect import bisect_left
@@ -57,7 +58,10 @@ class StepTerms(msgspec.Struct, frozen=True):
     attention_ms: float = 0.0  # per query token and key
     context_ms: float = 0.0  # per token of KV that a decode reads
     ladder: tuple[int, ...] = ()  # sizes of the decode graphs; empty: none
-    launch_ms: float = 0.0  # of the host, for a step that runs without a graph: it takes no less
+    prompt_ladder: tuple[int, ...] = ()  # token counts of the graphs of steps with prompts
+    launch_ms: float = 0.0  # of the host, for a step with prompts: it takes no less
+    burst_ms: float = 0.0  # of prompts in a row that a cool device computes at this pace; 0: for ever
+    sustained_ratio: float = 1.0  # then such steps take so many times as long: the power limit lowers the clocks
     ratio_quantiles: dict[str, tuple[float, ...]] = {}  # kind of step -> measured / predicted at QUANTILE_LEVELS
 
     def __post_init__(self) -> None:
@@ -77,7 +81,9 @@ class StepModel:
 
     def __init__(self, terms: StepTerms) -> None:
         self.terms = terms
-        self._tokens = [terms.prefill_ms + ms for ms in _spread(terms.tokens, _DENSE_TOKENS)]
+        dense = _spread(terms.tokens, _DENSE_TOKENS)
+        padded = _padded_counts(terms.prompt_ladder, _DENSE_TOKENS)
+        self._tokens = [terms.prefill_ms + dense[count] for count in padded]
         self._decodes = _spread(terms.decodes, _DENSE_DECODES)
         self._decodes[0] = 0.0
         self._pure = [0.0, *(self._decode_only(size) for size in range(1, _DENSE_DECODES + 1))]
@@ -90,7 +96,7 @@ class StepModel:
         return self._launch if ms < self._launch and f.num_prefill_tokens else ms
 
     def launch_ms(self, f: StepFeatures) -> float:
-        """How long the host is busy launching a step, where that is more than a graph's launch."""
+        """How long the host is busy launching a step, where that is more than one graph's launch."""
         return self._launch if f.num_prefill_tokens else 0.0
 
     def device_ms(self, f: StepFeatures) -> float:
@@ -123,9 +129,13 @@ class StepModel:
         return self.predict_ms(f) - attention - context, attention, context
 
     def _decode_only(self, num_decodes: int) -> float:
-        ladder = self.terms.ladder
-        padded = ladder[bisect_left(ladder, num_decodes)] if ladder and num_decodes <= ladder[-1] else num_decodes
+        padded = padded_count(self.terms.ladder, num_decodes)
         return self.terms.tokens.at(padded) + self.terms.decodes.at(padded)
+
+
+def padded_count(ladder: Sequence[int], count: int) -> int:
+    """The graph's size that ``count`` runs as: the next of the ladder, or itself beyond."""
+    return ladder[bisect_left(ladder, count)] if ladder and count <= ladder[-1] else count
 
 
 def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
@@ -136,6 +146,11 @@ def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
         return ys[-1]
     i = bisect_left(xs, x)
     return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - xs[i - 1]) / (xs[i] - xs[i - 1])
+
+
+def _padded_counts(ladder: Sequence[int], last: int) -> list[int]:
+    """For each of 0, 1, ..., ``last``."""
+    return [min(padded_count(ladder, count), last) if count else 0 for count in range(last + 1)]
 
 
 def _spread(table: Table, last: int) -> list[float]:

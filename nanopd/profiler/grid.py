@@ -48,7 +48,9 @@ class Axes:
     mixed_new: tuple[int, ...]
     mixed_batch: tuple[int, ...]
     long: tuple[int, ...] = ()
-    fine: tuple[int, ...] = ()  # prompts about the multiples of a matrix product's tile, where its time jumps
+    fine: tuple[
+        int, ...
+    ] = ()  # prompts where the time jumps: at graphs' token counts, past multiples of a matrix product's tile
 
 
 CPU = Axes(
@@ -62,8 +64,11 @@ GPU = Axes(
     (128, 1024, 4096, 16_384),
     (64, 256, 512, 2048),
     (4, 32, 128, 224),
-    long=(4096, 8192),
-    fine=(384, 528, 576, 640, 704, 768, 784, 896, 1040, 1152, 1280, 1296, 1536, 1552, 1792, 1808, 2064, 2304, 3072),
+    long=(4096,),
+    fine=(
+        *(8, 32, 48, 96, 192, 384, 528, 640, 768, 784, 896, 1040, 1152, 1280, 1408, 1536, 1552, 1664, 1792, 1920),
+        *(2064, 2304, 3072),
+    ),
 )
 GPU_QUICK = Axes((64, 512, 2048), (0, 8192), (1, 8, 64, 256), (256, 2048), (512,), (16, 128))
 

@@ -11,11 +11,20 @@ from msgspec import structs
 
 from nanopd.config import EngineConfig
 from nanopd.config.model import DTYPE_BYTES
-from nanopd.cost_model import HardwareProfile, StepFeatures, StepModel, StepSample, TransferModel, fit_step_model
+from nanopd.cost_model import (
+    HardwareProfile,
+    Ladders,
+    StepFeatures,
+    StepModel,
+    StepSample,
+    TransferModel,
+    fit_step_model,
+)
 from nanopd.kv_cache import size_pool
 from nanopd.model_runner import ModelRunner
 from nanopd.model_runner.device import resolve_device
 from nanopd.model_runner.graphs import ladder
+from nanopd.model_runner.step_graphs import token_ladder
 from nanopd.profiler.grid import CPU, CPU_QUICK, GPU, GPU_QUICK, Case, Limits, cases
 from nanopd.profiler.hardware import hardware_name, read_bandwidth_gb_s
 from nanopd.profiler.host import host_step_ms
@@ -123,13 +132,19 @@ def profile_runner(
     progress("host overhead", 0.95)
     host_ms = host_step_ms(_HOST_BATCH, config.cache.block_size)
     progress("fitting", 0.97)
-    sizes = tuple(ladder(scheduler.max_num_seqs)) if is_gpu and config.cuda_graphs else ()
-    profile = _fitted(config, runner, times, sizes, launch_ms, transfer, host_ms, commit, seed)
+    ladders = _ladders(config) if is_gpu and config.cuda_graphs else Ladders()
+    profile = _fitted(config, runner, times, ladders, launch_ms, transfer, host_ms, commit, seed)
     points = measurements(times, pushes, profile, read_bandwidth_gb_s(runner.device), _weight_bytes(runner))
     profile = structs.replace(profile, measurements=points)
     progress("done", 1.0)
     num_rounds = len(next(iter(times.values())))
     return Measured(profile, transport, num_rounds, _spread(times), bench.share, time.perf_counter() - begun)
+
+
+def _ladders(config: EngineConfig) -> Ladders:
+    """Of the graphs that the runner has."""
+    scheduler = config.scheduler
+    return Ladders(tuple(ladder(scheduler.max_num_seqs)), tuple(token_ladder(scheduler.max_num_batched_tokens)))
 
 
 def _weight_bytes(runner: ModelRunner) -> int:
@@ -143,14 +158,14 @@ def _fitted(
     config: EngineConfig,
     runner: ModelRunner,
     times: Times,
-    sizes: tuple[int, ...],
+    ladders: Ladders,
     launch_ms: float,
     transfer: TransferModel,
     host_ms: float,
     commit: str,
     seed: int,
 ) -> HardwareProfile:
-    step = fit_step_model([StepSample(case.features, ms) for case, values in times.items() for ms in values], sizes)
+    step = fit_step_model([StepSample(case.features, ms) for case, values in times.items() for ms in values], ladders)
     step = StepModel(structs.replace(step.terms, launch_ms=launch_ms))
     is_gpu = runner.device.type == "cuda"
     hidden_ms = (
@@ -171,7 +186,7 @@ def _fitted(
         step=step,
         transfer=transfer,
         host_overhead_ms=max(0.0, host_ms - hidden_ms),
-        held_out_errors=held_out_errors(times, sizes, seed),
+        held_out_errors=held_out_errors(times, ladders, seed),
         samples=tuple(StepSample(case.features, median(values)) for case, values in times.items()),
     )
 
@@ -200,7 +215,7 @@ def _measure_steps(
     shapes = {case.features.num_tokens: case for case in sorted(grid, key=lambda case: case.features.num_tokens)}
     for case in list(shapes.values())[: None if is_gpu else _NUM_CPU_WARM_UPS]:
         bench.step_ms(case)
-    bench.launch_times_ms.clear()
+    bench.note_warm()
     times: Times = {case: [] for case in grid}
     begun, num_rounds = time.perf_counter(), 0
     while True:
@@ -214,13 +229,13 @@ def _measure_steps(
             return times
 
 
-def held_out_errors(times: Times, sizes: tuple[int, ...], seed: int = 0) -> dict[str, float]:
+def held_out_errors(times: Times, ladders: Ladders, seed: int = 0) -> dict[str, float]:
     """Relative errors against the medians of cases that the fit has not seen, a fifth of them at a time."""
     order = random.Random(seed).sample(list(times), len(times))
     errors: dict[str, list[float]] = {"all": []}
     for fold in range(_NUM_FOLDS):
         held_out = order[fold::_NUM_FOLDS]
-        model = _fit_without(times, set(held_out), sizes)
+        model = _fit_without(times, set(held_out), ladders)
         for case in held_out:
             error = abs(model.predict_ms(case.features) / median(times[case]) - 1.0)
             errors["all"].append(error)
@@ -228,9 +243,9 @@ def held_out_errors(times: Times, sizes: tuple[int, ...], seed: int = 0) -> dict
     return {kind: median(values) for kind, values in errors.items()}
 
 
-def _fit_without(times: Times, held_out: set[Case], sizes: tuple[int, ...]) -> StepModel:
+def _fit_without(times: Times, held_out: set[Case], ladders: Ladders) -> StepModel:
     samples = [StepSample(case.features, ms) for case, values in times.items() if case not in held_out for ms in values]
-    return fit_step_model(samples, sizes, num_folds=1)
+    return fit_step_model(samples, ladders, num_folds=1)
 
 
 def _spread(times: Times) -> float:

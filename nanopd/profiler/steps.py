@@ -15,7 +15,8 @@ from nanopd.request import SamplingParams
 
 _PIPELINED = 3  # steps in a row on a GPU: all but the first find the host ahead
 _LONG_STEP = 1024  # tokens beyond which two suffice: the first gives the host time enough
-_HEAD_START_CYCLES = 80_000_000  # some 40 ms in which the host launches two steps that have no graph
+_HEAD_START_CYCLES = 80_000_000  # some 40 ms in which the host launches two steps with prompts, however slowly
+_CYCLES_PER_MS, _HEAD_START_LAUNCHES = 2_000_000, 4  # once it is known how long a launch takes
 
 
 class StepBench:
@@ -33,7 +34,8 @@ class StepBench:
         one_thread = runner.device.type == "cpu" and torch.get_num_threads() == 1
         self._clock = time.process_time if one_thread else time.perf_counter
         self.busy_s = self.elapsed_s = 0.0
-        self.launch_times_ms: list[float] = []  # of the host, for steps without a graph
+        self.launch_times_ms: list[float] = []  # of the host, for short steps with prompts
+        self._head_start_cycles = _HEAD_START_CYCLES
 
     @property
     def share(self) -> float:
@@ -56,18 +58,24 @@ class StepBench:
         self.busy_s, self.elapsed_s = self.busy_s + taken, self.elapsed_s + time.perf_counter() - begun
         return taken * 1e3
 
+    def note_warm(self) -> None:
+        """Every shape has been run: launches take from now on what they take in service."""
+        if self.launch_times_ms:
+            head_start_ms = _HEAD_START_LAUNCHES * median(self.launch_times_ms)
+            self._head_start_cycles = min(_HEAD_START_CYCLES, round(head_start_ms * _CYCLES_PER_MS))
+        self.launch_times_ms.clear()
+
     def _device_ms(self, case: Case) -> float:
         """What a step keeps a GPU busy for when the host is ahead of it."""
-        is_short, has_graph = case.features.num_tokens <= _LONG_STEP, not case.prefills
-        num_steps = _PIPELINED if has_graph else 2
-        batches = [self.batch(case) for _ in range(num_steps)]
-        if is_short and not has_graph:
-            torch.cuda._sleep(_HEAD_START_CYCLES)
+        needs_head_start = bool(case.prefills) and case.features.num_tokens <= _LONG_STEP
+        batches = [self.batch(case) for _ in range(2 if case.prefills else _PIPELINED)]
+        if needs_head_start:
+            torch.cuda._sleep(self._head_start_cycles)
         handles = []
         for batch in batches:
             begun = time.perf_counter()
             handles.append(self._runner.submit(batch))
-            if is_short and not has_graph:
+            if needs_head_start:
                 self.launch_times_ms.append((time.perf_counter() - begun) * 1e3)
         return median([handle.result().device_ms or 0.0 for handle in handles][1:])
 

@@ -34,12 +34,17 @@ assert set(POLICIES) == {"original", "adaptive", *_COUNTING, *_MEASURED}
 
 
 def build(
-    kv_bytes_per_token: int, device: str = "cpu", policy: str = "original", profile: HardwareProfile | None = None
+    kv_bytes_per_token: int,
+    device: str = "cpu",
+    policy: str = "original",
+    profile: HardwareProfile | None = None,
+    *,
+    rejects_hopeless: bool = False,
 ) -> Router:
     """The router ``policy`` (one of ``POLICIES``) of a cluster on ``device`` (cpu | cuda), for a model whose KV takes that many bytes per token.
 
     ``profile``: of this hardware and model; None: the closest that is bundled, and where there is none the adaptive policy is the original's
-    formula. Raises ConfigError.
+    formula. ``rejects_hopeless``: the adaptive policy refuses requests that state objectives no plan is likely to keep. Raises ConfigError.
     """
     if profile is None and policy == "adaptive" and _PROFILES.get(device) not in bundled_names():
         policy = "original"
@@ -55,7 +60,8 @@ def build(
     if profile is None:
         profile = _closest(device, policy)
     if policy == "adaptive":
-        return AdaptiveRouter(profile, AdaptiveOptions(pipeline_depth=1 if device == "cpu" else 2))
+        depth = 1 if device == "cpu" else 2
+        return AdaptiveRouter(profile, AdaptiveOptions(pipeline_depth=depth, rejects_hopeless=rejects_hopeless))
     return _MEASURED[policy](profile)
 
 

@@ -33,3 +33,4 @@ class Decision:
     candidates: tuple[Candidate, ...] = ()
     num_resident_tokens: int = 0
     priority: int | None = None  # of the request in its workers' queues; None: its own
+    refused: bool = False  # no plan is likely to keep the request's objectives, and such requests are not to be served

@@ -1,10 +1,10 @@
 """What a router may look at: the workers' load as the central scheduler knows it, more timely than any heartbeat."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from nanopd.config import Role
-from nanopd.messages import WorkerStats
+from nanopd.messages import StepTiming, WorkerStats
 
 
 @dataclass(slots=True)
@@ -33,6 +33,7 @@ class WorkerView:
     max_model_len: int = 0
     kv_bytes_per_token: int = 0
     stats: WorkerStats = field(default_factory=WorkerStats)
+    steps: tuple[StepTiming, ...] = ()  # that the last heartbeat told of
     legs: dict[tuple[str, int], LegLoad] = field(default_factory=dict)  # (request id, attempt) -> load
 
     num_decoding: int = 0  # sequences that decode here or will (reservations count: they hold blocks)
@@ -80,7 +81,7 @@ class ClusterView:
 
     workers: dict[str, WorkerView] = field(default_factory=dict)
 
-    def ready(self, *roles: Role, avoid: Iterable[str] = ()) -> list[WorkerView]:
+    def ready(self, *roles: Role, avoid: Collection[str] = ()) -> list[WorkerView]:
         """Ready workers of any of the roles (all when none is given), those to avoid left out unless nothing else is left."""
         ready = [w for w in self.workers.values() if w.ready and (not roles or w.role in roles)]
-        return [w for w in ready if w.worker_id not in avoid] or ready
+        return [w for w in ready if w.worker_id not in avoid] or ready if avoid else ready

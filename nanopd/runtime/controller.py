@@ -110,7 +110,10 @@ class Controller:
         """All workers are ready."""
         self.max_model_len = min(min(hello.max_model_len, hello.num_blocks * hello.block_size) for hello in hellos)
         device = hellos[0].device.partition(":")[0]
-        policy = router.build(hellos[0].kv_bytes_per_token, device, self.cluster_config.policy, self._profile)
+        config, kv_bytes = self.cluster_config, hellos[0].kv_bytes_per_token
+        policy = router.build(
+            kv_bytes, device, config.policy, self._profile, rejects_hopeless=config.on_hopeless == "reject"
+        )
         self._central = CentralScheduler(self.cluster_config, policy)
         early, self._early = self._early, []
         for event in early:

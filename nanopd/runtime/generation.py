@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from nanopd.cluster.events import FinishRequest, RequestReport
-from nanopd.errors import RequestFailedError
+from nanopd.errors import OverloadedError, RequestFailedError
 from nanopd.request import FinishReason, Request, SamplingParams, Slo, Strategy, TokenLogprobs
 from nanopd.tokenizer import OutputProcessor, Tokenizer
 
@@ -156,7 +156,9 @@ class Generator:
 
 
 def raise_if_failed(finish: FinishRequest | None) -> None:
-    """Raises RequestFailedError if a choice ended in an error."""
+    """Raises RequestFailedError if a choice ended in an error, OverloadedError if it was refused."""
+    if finish is not None and finish.reason is FinishReason.REFUSED:
+        raise OverloadedError(finish.error or "the request was refused")
     if finish is not None and finish.reason is FinishReason.ERROR:
         raise RequestFailedError(finish.error or "the request failed")
 

@@ -25,18 +25,21 @@ class _Ready:
 
 
 class CostModelExecutor:
-    """``last_step_ms`` is what the step submitted last takes of the device, ``last_launch_ms`` what its launch takes of the host."""
+    """``last_step_ms`` is what the step submitted last (``last_is_decode``: without prompts) takes of the device, ``last_launch_ms`` what its launch
+    takes of the host."""
 
     def __init__(self, model: StepModel, final_lens: Mapping[str, int]) -> None:
         """``final_lens``: request id -> prompt and output tokens together, once it is complete. Nothing else knows them."""
         self.model = model
         self.last_step_ms = self.last_launch_ms = 0.0
+        self.last_is_decode = True
         self._final_lens = final_lens
         self._final_of: dict[str, int] = {}  # by seq_id, "request#attempt"
 
     def submit(self, batch: Batch) -> _Ready:
         features = StepFeatures.of_batch(batch)
         self.last_step_ms, self.last_launch_ms = self.model.device_ms(features), self.model.launch_ms(features)
+        self.last_is_decode = not features.num_prefill_tokens
         final_of, tokens = self._final_of, []
         for piece in batch.slices:
             if piece.sample is None:

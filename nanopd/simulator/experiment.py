@@ -7,6 +7,7 @@ from nanopd.cost_model import HardwareProfile, StepFeatures
 from nanopd.request import Strategy
 from nanopd.router import POLICIES, build
 from nanopd.router.router import Router
+from nanopd.simulator.device import DeviceSharing
 from nanopd.simulator.oracle import oracle_router
 from nanopd.simulator.result import SimulationResult
 from nanopd.simulator.simulation import Simulation, SimulationConfig
@@ -24,10 +25,14 @@ def simulate(
     max_num_seqs: int = 256,
     overlap_host: bool = True,
     router: Router | None = None,
+    sharing: DeviceSharing | None = None,
+    wire_ms: float = 0.0,
+    rejects_hopeless: bool = False,
 ) -> SimulationResult:
     """``workers`` as ``1C+1P+1D``; ``policy`` one of ``ARMS``: a router, the oracle, or a pure strategy by least load.
 
-    ``router`` replaces the policy's.
+    ``router`` replaces the policy's. ``sharing``: all workers are on one device. ``wire_ms``: of each message.
+    ``rejects_hopeless``: adaptive refuses requests whose objectives no plan is likely to keep.
 
     Raises ConfigError.
     """
@@ -38,11 +43,13 @@ def simulate(
         router = oracle_router(profile, final_lens)
     if router is None:
         name = "fixed" if policy in strategies else policy
-        router = build(profile.kv_bytes_per_token, "cuda", name, profile)
+        router = build(profile.kv_bytes_per_token, "cuda", name, profile, rejects_hopeless=rejects_hopeless)
     config = SimulationConfig(
         ClusterConfig(topology=Topology.parse(workers), strategy=strategy),
         SchedulerConfig(max_num_seqs=max_num_seqs),
         overlap_host,
+        sharing=sharing,
+        wire_s=wire_ms / 1e3,
     )
     return Simulation(profile, router, config, final_lens=final_lens).run(specs)
 

@@ -85,6 +85,11 @@ class SimulationResult:
         """Share of requests that kept their objectives."""
         return sum(record.meets(slo) for record in self.records) / len(self.records) if self.records else 0.0
 
+    @property
+    def num_refused(self) -> int:
+        """Requests that were not served because no plan would have kept their objectives; they count as missed."""
+        return sum(record.reason is FinishReason.REFUSED for record in self.records)
+
     def summaries(self) -> dict[str, Summary | None]:
         """Of TTFT, TPOT, E2E and the queue, milliseconds."""
         columns = ("ttft_ms", "tpot_ms", "e2e_ms", "queue_ms", "transfer_exposed_ms")

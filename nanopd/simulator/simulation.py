@@ -14,9 +14,10 @@ from nanopd.config import ClusterConfig, SchedulerConfig, Topology
 from nanopd.cost_model import HardwareProfile, StepModel
 from nanopd.errors import ConfigError
 from nanopd.kv_transfer.transport import PoolHandle
-from nanopd.messages import FromWorker, Heartbeat, KvPushed, LegEnded, PeerPool, Prefill, TokensOut
+from nanopd.messages import FromWorker, Heartbeat, KvPushed, LegEnded, PeerPool, Prefill, TokensOut, ToWorker
 from nanopd.request import FinishReason, Request
 from nanopd.router import Router
+from nanopd.simulator.device import DeviceSharing, SharedDevice
 from nanopd.simulator.events import EventQueue
 from nanopd.simulator.executor import CostModelExecutor
 from nanopd.simulator.network import Network, SimSender
@@ -36,6 +37,8 @@ class SimulationConfig:
     fast_forward: bool = (
         True  # steps that only decode the same sequences are not looked at one by one; the outcome is the same
     )
+    sharing: DeviceSharing | None = None  # all workers share one device; None: each has its own
+    wire_s: float = 0.0  # that a message takes: of a client to the central scheduler, between that and a worker
 
 
 class Simulation:
@@ -67,6 +70,7 @@ class Simulation:
         self._num_unfinished = 0
         self._tick_at: float | None = None
         self.workers: dict[str, SimWorker] = {}
+        shared_device = SharedDevice(config.sharing, self.events) if config.sharing is not None else None
         for spec in config.cluster.topology.workers():
             executor = CostModelExecutor(step_model or profile.step, self.final_lens)
             block_bytes = profile.block_size * profile.kv_bytes_per_token
@@ -80,7 +84,8 @@ class Simulation:
                 self.events,
                 self._from_worker,
                 pipeline_depth=2 if config.overlap_host else 1,
-                fast_forward=config.fast_forward,
+                fast_forward=config.fast_forward and not config.wire_s,
+                shared_device=shared_device,
             )
             self._feed(WorkerAdded(spec.worker_id, 0, spec.role))
         for worker in self.workers.values():
@@ -96,7 +101,7 @@ class Simulation:
         def set_next() -> None:
             if (following := next(arrivals, None)) is not None:
                 index, spec = following
-                self.events.at(spec.arrival_s, lambda: arrive(index, spec))
+                self.events.at(spec.arrival_s + self._config.wire_s, lambda: arrive(index, spec))
 
         def arrive(index: int, spec: RequestSpec) -> None:
             self._arrive(f"r{index}", spec)
@@ -126,7 +131,17 @@ class Simulation:
         self._feed(RequestArrived(request))
 
     def _from_worker(self, worker_id: str, message: FromWorker, when: float) -> None:
-        self._feed(WorkerMessage(worker_id, 0, message), when)
+        if not self._config.wire_s:
+            self._feed(WorkerMessage(worker_id, 0, message), when)
+            return
+        self.events.at(when + self._config.wire_s, lambda: self._feed(WorkerMessage(worker_id, 0, message)))
+
+    def _to_worker(self, worker_id: str, message: ToWorker) -> None:
+        worker, wire_s = self.workers[worker_id], self._config.wire_s
+        if not wire_s:
+            worker.deliver(message)
+            return
+        self.events.at(self.clock.now() + wire_s, lambda: worker.deliver(message))
 
     def _beat(self, worker_id: str) -> None:
         """Heartbeats carry the load, as in production."""
@@ -168,7 +183,7 @@ class Simulation:
             case Send(worker_id=worker_id, message=message):
                 if isinstance(message, Prefill):
                     self._introduce(worker_id, message.destination_worker)
-                self.workers[worker_id].deliver(message)
+                self._to_worker(worker_id, message)
             case FinishRequest():
                 request = self._requests.pop(command.request_id)
                 del self.final_lens[command.request_id]

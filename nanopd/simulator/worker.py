@@ -7,7 +7,7 @@
 With ``pipeline_depth`` 2 a turn launches the step after the one that is about to run, as on a GPU; a step without a graph keeps the host
 busy while it is launched, and the device has not done it before. Messages that come while steps run wait for the next turn; one that comes at
 the very moment of a turn misses it. While steps only decode the same sequences they are not looked at one by one (``stretch``), with the same
-outcome.
+outcome; not so on a shared device, where a step's end depends on what the others run (``device``).
 """
 
 from collections import deque
@@ -19,6 +19,8 @@ from nanopd.cost_model import HardwareProfile
 from nanopd.engine import Engine, StepReport
 from nanopd.messages import FromWorker, Heartbeat, Hello, TokensOut, ToWorker
 from nanopd.scheduler import Scheduler
+from nanopd.simulator.burst import Burst
+from nanopd.simulator.device import SharedDevice
 from nanopd.simulator.events import EventQueue
 from nanopd.simulator.executor import CostModelExecutor
 from nanopd.simulator.network import SimSender
@@ -55,6 +57,7 @@ class SimWorker:
         *,
         pipeline_depth: int,
         fast_forward: bool,
+        shared_device: SharedDevice | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.busy_s = 0.0
@@ -63,7 +66,9 @@ class SimWorker:
         self._send = send
         self._executor = executor
         self._host_s = profile.host_overhead_ms / 1e3 if pipeline_depth == 1 else 0.0  # deeper: while a step runs
-        self._fast_forward = fast_forward and not self._host_s
+        self._fast_forward = fast_forward and not self._host_s and shared_device is None
+        self._shared_device = shared_device
+        self._burst = Burst(executor.model.terms)
         blocks = BlockManager(profile.num_blocks, profile.block_size)
         scheduler = Scheduler(config, blocks, profile.max_model_len)
         self.engine = Engine(scheduler, executor, events.clock, pipeline_depth)
@@ -75,7 +80,10 @@ class SimWorker:
             push_timeout_s=PUSH_TIMEOUT_S,
         )
         self._inbox: list[tuple[float, ToWorker]] = []  # with the time they came
-        self._in_flight: deque[float] = deque()  # when the device ends the steps in flight
+        self._in_flight: deque[float] = (
+            deque()
+        )  # when the device ends the steps in flight; shared: when it may at the earliest
+        self._num_done = 0  # of those, on a shared device
         self._device_free = self._host_free = 0.0
         self._is_waiting = False  # a turn is set
         self._landing = 0  # number of the landing that is set; earlier ones were set anew
@@ -165,13 +173,34 @@ class SimWorker:
         step_s = self._executor.last_step_ms / 1e3
         begin = max(self._now, self._host_free)
         self._host_free = begin + self._executor.last_launch_ms / 1e3
-        self._device_free = max(max(begin, self._device_free) + step_s, self._host_free)
-        self._in_flight.append(self._device_free)
+        if self._shared_device is not None:
+            self.busy_s += step_s
+            self._in_flight.append(self._host_free)
+            self._begin_on_shared_device(begin, step_s)
+            return
+        begin = max(begin, self._device_free)
+        if not self._executor.last_is_decode:
+            step_s = self._burst.prefill_s(begin, step_s)
         self.busy_s += step_s
+        self._device_free = max(begin + step_s, self._host_free)
+        self._in_flight.append(self._device_free)
+
+    def _begin_on_shared_device(self, when: float, step_s: float) -> None:
+        device, is_decode = self._shared_device, self._executor.last_is_decode
+        assert device is not None
+        self._events.at(when, lambda: device.run(self.worker_id, step_s, is_decode, self._device_done))
+
+    def _device_done(self) -> None:
+        """The oldest step that a shared device had not done is done."""
+        self._num_done += 1
+        if self._num_done == 1:
+            self._plan_landing()
 
     def _plan_landing(self) -> None:
         """Sets the time at which the oldest step is found to have ended; or that of a later one, if those before need not be looked at."""
         end = self._in_flight[0]
+        if self._shared_device is not None and not self._num_done:
+            return  # it is not known yet
         if self._fast_forward and not self._inbox and self._host_free <= end:
             self._stretch = find_stretch(self.engine, self._executor, self._in_flight)
             if self._stretch is not None:
@@ -190,6 +219,7 @@ class SimWorker:
             self._catch_up()
             self._stretch = None
         self._in_flight.popleft()
+        self._num_done -= self._shared_device is not None
         self.engine.collect()
         self._report()
         if self._host_s:

@@ -248,7 +248,7 @@ class FakeCluster:
                     stream.extend(command.delta.token_ids)
                 case FinishRequest():
                     assert command.request_id not in self.finished, "a request ended twice"
-                    assert (command.error is not None) == (command.reason is FinishReason.ERROR)
+                    assert (command.error is not None) == (command.reason in (FinishReason.ERROR, FinishReason.REFUSED))
                     self.finished[command.request_id] = command
                 case RestartWorker():
                     self.crash(command.worker_id)

@@ -21,21 +21,20 @@ class Harm(NamedTuple):
 NO_HARM = Harm(0.0, 0.0, 0.0)
 
 
-def harm_on(
-    worker: WorkerView,
-    live: Mapping[str, LiveRequest],
-    now: float,
-    step_ms: float,
-    stall_ms: float,
-    growth_ms: float,
-    num_tokens: float,
-    spread: float,
-    max_legs: int,
-) -> Harm:
-    """``step_ms``: of a token here, now. ``growth_ms``: what one more sequence adds to it for ``num_tokens`` steps.
+class Slowing(NamedTuple):
+    """What a plan does to a worker's steps."""
 
-    Estimated on ``max_legs`` legs.
-    """
+    step_ms: float  # of a token here, now
+    stall_ms: float  # once, by the prefill
+    growth_ms: float  # of every step, by one more sequence
+    num_tokens: float  # for so many steps
+
+
+def harm_on(
+    worker: WorkerView, live: Mapping[str, LiveRequest], now: float, slowing: Slowing, spread: float, max_legs: int
+) -> Harm:
+    """Estimated on ``max_legs`` legs."""
+    step_ms, stall_ms, growth_ms, num_tokens = slowing
     legs = list(worker.legs.items())
     stride = -(-len(legs) // max_legs) if legs else 1
     stall = growth = both = 0.0

@@ -3,24 +3,28 @@
 ::
 
     busy lane:  k workers prefill; patient requests (a wide TPOT goal) decode there, too
-    quiet lane: the others decode the rest, and prefill what the busy lane cannot take in time
+    quiet lane: the others decode the rest, and prefill what would be late in the busy lane
 
-A decode step between prompt chunks takes ``step / (1 - share of time that chunks add)``. A prompt waits as in a queue with several servers
-(Sakasegawa, 1977), those with an earlier deadline ahead of it.
+A decode step between prompt chunks takes ``step / (1 - share of time that chunks add)``, at most a step full of prompts. A prompt waits as in a queue
+with several servers, those with an earlier deadline ahead of it; who would wait longer than the deadline allows turns away (Barrer, 1957).
 """
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import exp, sqrt
+from operator import itemgetter
 from typing import NamedTuple
 
 from nanopd.cost_model import StepFeatures, StepModel
 from nanopd.router.adaptive.utility import chance
 
-_CHUNK = 512  # prompt tokens of a step
+_CHUNK, _BUDGET = 512, 2048  # prompt tokens of a request in a step, and of all
 _MAX_BATCH = 256
 _SPREAD = 0.08  # of the TPOT of single requests around the lane's, and of the load: as a share of the goal
-_FULL = 0.95  # share of a lane's time that prompts can take
-_KEEPS = (10.0, 0.92, 0.8)  # shares of its time beyond which the busy lane may pass prompts on; the best is taken
+_HAND_OFF_MS = 5.0  # that a reservation elsewhere adds to a first token
+_PASSED = (0.0, 0.5, 1.0)  # shares of the late prompts that the quiet lane may take; the best is taken
+_FEW_LATE = 0.005  # share of prompts below which it does not matter who takes them
 _SLACK_WEIGHT = 0.02  # of time saved beyond an objective, to tell equals apart
 
 
@@ -30,6 +34,7 @@ class Arrival:
 
     time_s: float
     prefill_ms: float  # alone on a worker
+    packed_ms: float  # as its share of full steps: all that it takes of a busy worker
     num_tokens: int
     num_output: float  # expected
     ttft_goal_ms: float
@@ -38,7 +43,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests per second, and some that stand for all."""
+    """Requests per second, and some that stand for all, those with the tightest TTFT goals first."""
 
     rate: float
     sample: tuple[Arrival, ...]
@@ -52,94 +57,119 @@ class LanePlan(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """Some workers under a steady load. Milliseconds."""
+    """Some workers under a steady load."""
 
     num_workers: int
     token_ms: float  # of a decode
-    busy: float  # share of time with prompts in the step; above 1: they pile up
     stretch: float  # of a prompt's own time, by the decodes beside it
 
 
-def value_of(plan: LanePlan, num_workers: int, load: Load, model: StepModel) -> float:
-    """Share of objectives that the sample would keep, with a little for being quick."""
+def value_of(plan: LanePlan, num_workers: int, load: Load, model: StepModel) -> Generator[None, None, float]:
+    """Share of objectives that the sample would keep, with a little for being quick.
+
+    Pauses now and then, so that no caller has to wait for all of it.
+    """
     sample = load.sample
-    demand = [load.rate * a.num_output / len(sample) for a in sample]  # tokens per second
-    work = [load.rate * a.prefill_ms / 1e3 / len(sample) for a in sample]  # workers' time
+    rates = [load.rate / len(sample)] * len(sample)
     if plan.num_prefill == 0:
-        lane = _lane(num_workers, sum(work), demand, load.sample, model)
-        return _kept(sample, work, lane, [lane] * len(sample), 0.0)
+        lane = _lane(num_workers, sample, rates, rates, model)
+        return _value(sample, _in_time(lane, sample, rates, 0.0), [lane] * len(sample))
     stays = [a.tpot_goal_ms >= plan.patient_goal_ms for a in sample]
-    num_quiet = num_workers - plan.num_prefill
+    decodes = [rate if stay else 0.0 for rate, stay in zip(rates, stays, strict=True)]
+    busy = _lane(plan.num_prefill, sample, rates, decodes, model)
+    in_time = _in_time(busy, sample, rates, _HAND_OFF_MS)
+    passable = 1.0 - sum(in_time) / len(in_time)
     best = -1.0
-    for keeps in _KEEPS:
-        spilt = max(0.0, 1.0 - keeps * plan.num_prefill / max(sum(work), 1e-9))
-        there = [tokens * (1.0 - spilt) if stay else 0.0 for tokens, stay in zip(demand, stays, strict=True)]
-        here = [tokens - moved for tokens, moved in zip(demand, there, strict=True)]
-        busy = _lane(plan.num_prefill, sum(work) * (1.0 - spilt), there, sample, model)
-        quiet = _lane(num_quiet, sum(work) * spilt, here, sample, model)
-        homes = [busy if stay else quiet for stay in stays]
-        value = (1.0 - spilt) * _kept(sample, work, busy, homes, 5.0)
-        if spilt > 0.0:
-            value += spilt * _kept(sample, work, quiet, [quiet] * len(sample), 0.0)
+    for share in _PASSED if passable > _FEW_LATE else (0.0,):
+        yield
+        passed = [rate * share * (1.0 - kept) for rate, kept in zip(rates, in_time, strict=True)]
+        here = [p if stay else r for p, r, stay in zip(passed, rates, stays, strict=True)]
+        quiet = _lane(num_workers - plan.num_prefill, sample, passed, here, model)
+        value = _value(sample, in_time, [busy if stay else quiet for stay in stays])
+        if share > 0.0:
+            caught = [p / r * k for p, r, k in zip(passed, rates, _in_time(quiet, sample, passed, 0.0), strict=True)]
+            value += _value(sample, caught, [quiet] * len(sample))
         best = max(best, value)
-        if busy.busy <= keeps and keeps < 1.0 or busy.busy <= _KEEPS[-1]:
-            break
     return best
 
 
-def _lane(num_workers: int, work: float, demand: list[float], sample: tuple[Arrival, ...], model: StepModel) -> Lane:
-    """Where batch and pace agree."""
+def _lane(
+    num_workers: int,
+    sample: Sequence[Arrival],
+    prefills: Sequence[float],
+    decodes: Sequence[float],
+    model: StepModel,
+) -> Lane:
+    """Where batch and pace agree. ``prefills``, ``decodes``: requests per second like each of the sample."""
+    demand = [rate * a.num_output for rate, a in zip(decodes, sample, strict=True)]  # tokens per second
     tokens_per_s = sum(demand) / num_workers
-    context = sum(d * (a.num_tokens + a.num_output / 2) for d, a in zip(demand, sample, strict=True))
+    context = sum([d * (a.num_tokens + 0.5 * a.num_output) for d, a in zip(demand, sample, strict=True)])
     context /= max(sum(demand), 1e-9)
-    chunk_tokens = min(_CHUNK, max(1, sum(a.num_tokens for a in sample) // len(sample)))
-    chunk = StepFeatures.of_prefill(chunk_tokens)
-    alone_ms = model.predict_ms(chunk)
-    chunks_per_ms = work / num_workers / alone_ms
-    token_ms = pure_ms = model.predict_ms(StepFeatures(0, 0.0, 0, 1, 0))
-    mixed_ms = alone_ms
+    count = min(_CHUNK, max(1, sum([a.num_tokens for a in sample]) // len(sample)))
+    chunk, full = StepFeatures.of_prefill(count), StepFeatures.of_prefill(count, 0, _BUDGET // count)
+    alone_ms, full_ms = model.predict_ms(chunk), model.predict_ms(full)
+    busy = sum([r * a.prefill_ms for r, a in zip(prefills, sample, strict=True)]) / 1e3 / num_workers
+    company = min(1.0, busy)  # of other prompts in a step
+    token_ms = model.predict_ms(StepFeatures(0, 0.0, 0, 1, 0))
+    mixed_ms, packed_ms = alone_ms, full_ms
     for _ in range(4):
         batch = round(min(_MAX_BATCH, tokens_per_s * token_ms / 1e3))
-        decodes = StepFeatures(0, 0.0, 0, max(1, batch), round(batch * context))
-        pure_ms = model.predict_ms(decodes)
-        mixed_ms = model.predict_ms(chunk + decodes) if batch else alone_ms
-        # A step with one chunk still gives a token; with chunks of several prompts in it, more are lost: the busier, the more often.
-        lost_ms = mixed_ms - (1.0 - 0.5 * min(1.0, chunks_per_ms * mixed_ms)) * pure_ms
-        token_ms = 0.5 * token_ms + 0.5 * pure_ms / max(0.03, 1.0 - chunks_per_ms * lost_ms)
+        step = StepFeatures(0, 0.0, 0, max(1, batch), round(batch * context))
+        pure_ms = model.predict_ms(step)
+        if batch:
+            mixed_ms, packed_ms = model.predict_ms(chunk + step), model.predict_ms(full + step)
+        # Every step gives a token, those with prompts in it too: what counts is the time that prompts add to steps.
+        added = (1.0 - company) * (mixed_ms - pure_ms) / alone_ms + company * (packed_ms - pure_ms) / full_ms
+        between_ms = pure_ms / max(0.03, 1.0 - busy * max(0.0, added))
+        token_ms = 0.5 * token_ms + 0.5 * min(between_ms, max(packed_ms, pure_ms))  # at worst each is full of prompts
     if tokens_per_s * token_ms / 1e3 > _MAX_BATCH:
         token_ms *= 4.0  # more than the batch holds: they pile up
-    return Lane(num_workers, token_ms, chunks_per_ms * mixed_ms, mixed_ms / alone_ms)
+    return Lane(num_workers, token_ms, (1.0 - company) * mixed_ms / alone_ms + company * packed_ms / full_ms)
 
 
-def _kept(sample: tuple[Arrival, ...], work: list[float], lane: Lane, homes: list[Lane], extra_ms: float) -> float:
-    """Prefilled in ``lane``, decoded in each one's home."""
-    service = [a.prefill_ms * lane.stretch for a in sample]
-    mean = sum(service) / len(service)
-    square = sum(ms * ms for ms in service) / len(service)
-    residual = square / (2.0 * max(mean, 1e-9))
-    total_work, before = max(sum(work), 1e-9), _earlier(sample, work)
+def _in_time(lane: Lane, sample: Sequence[Arrival], rates: Sequence[float], extra_ms: float) -> list[float]:
+    """The share of each that begins in time, when prompts come at these rates and those that would be late turn away."""
+    size = 1e3 * lane.num_workers / lane.stretch  # milliseconds of prompts that the lane takes in a second
+    company = min(1.0, sum([r * a.prefill_ms for r, a in zip(rates, sample, strict=True)]) / size)
+    own = [a.prefill_ms + company * (a.packed_ms - a.prefill_ms) for a in sample]  # they share steps when it is busy
+    work = [r * ms for r, ms in zip(rates, own, strict=True)]
+    residual_ms = 0.5 * lane.stretch * sum([w * ms for w, ms in zip(work, own, strict=True)]) / max(sum(work), 1e-6)
+    shares: list[float] = []
+    ahead = 0.0  # work of those with earlier deadlines, without those who turned away
+    for goal, group in groupby(zip([a.ttft_goal_ms for a in sample], own, work, strict=True), itemgetter(0)):
+        same = list(group)
+        busy = (ahead + sum([w for _, _, w in same])) / size
+        for _, own_ms, w in same:
+            slack_ms = goal - own_ms * lane.stretch - extra_ms - 0.5 * lane.token_ms
+            share = (
+                1.0 - turned_away(busy, lane.num_workers, slack_ms / max(residual_ms, 1e-3)) if slack_ms > 0.0 else 0.0
+            )
+            ahead += w * share
+            shares.append(share)
+    return shares
+
+
+def turned_away(busy: float, num_workers: int, patience: float) -> float:
+    """Who meets a wait of more than ``patience`` residual services and does not join.
+
+    ``busy``: load of a worker, above 1 if more comes than it can do.
+
+    The chance that all workers are busy is Sakasegawa's (1977); for one worker and exponential services the result is exact.
+    """
+    if busy < 1e-6:
+        return 0.0
+    if abs(busy - 1.0) < 1e-3:
+        busy = 1.001
+    waits = busy ** (sqrt(2.0 * (num_workers + 1)) - 1.0)
+    density = waits * (1.0 - busy) / (1.0 - waits)  # of short waits, beside a chance of 1 to find a worker free
+    beyond = exp(max(-50.0, min(50.0, -num_workers * (1.0 - busy) * patience)))
+    return density * beyond / (1.0 + density * (1.0 - beyond) / (1.0 - busy) + density * beyond)
+
+
+def _value(sample: Sequence[Arrival], in_time: Sequence[float], homes: Sequence[Lane]) -> float:
+    """Of the sample's shares that begin in time, decoding in each one's home."""
     kept = 0.0
-    for a, own_ms, home in zip(sample, service, homes, strict=True):
-        busy = lane.busy * before[a.ttft_goal_ms] / total_work
-        share = min(1.0, _FULL / busy) if busy > 0.0 else 1.0
-        busy = min(busy, _FULL)
-        waits = busy ** (sqrt(2.0 * (lane.num_workers + 1)) - 1.0)
-        wait_ms = residual / (lane.num_workers * (1.0 - busy))
-        ttft_ms = own_ms + extra_ms + 0.5 * lane.token_ms
-        late = waits * exp(-max(0.0, a.ttft_goal_ms - ttft_ms) / max(wait_ms, 1e-3))
-        in_time = share * (1.0 - late) if ttft_ms < a.ttft_goal_ms else 0.0
-        slack = min(2.0, home.token_ms / a.tpot_goal_ms) + min(2.0, (ttft_ms + waits * wait_ms) / a.ttft_goal_ms)
-        kept += in_time * chance(home.token_ms, a.tpot_goal_ms, _SPREAD) - _SLACK_WEIGHT * slack
+    for a, share, home in zip(sample, in_time, homes, strict=True):
+        slack = min(2.0, home.token_ms / a.tpot_goal_ms) + min(2.0, a.prefill_ms * home.stretch / a.ttft_goal_ms)
+        kept += share * (chance(home.token_ms, a.tpot_goal_ms, _SPREAD) - _SLACK_WEIGHT * slack)
     return kept / len(sample)
-
-
-def _earlier(sample: tuple[Arrival, ...], work: list[float]) -> dict[float, float]:
-    """For each TTFT goal, the work of those that have it or a tighter one: they go first."""
-    by_goal: dict[float, float] = {}
-    for a, own in zip(sample, work, strict=True):
-        by_goal[a.ttft_goal_ms] = by_goal.get(a.ttft_goal_ms, 0.0) + own
-    total, earlier = 0.0, {}
-    for goal in sorted(by_goal):
-        total += by_goal[goal]
-        earlier[goal] = total
-    return earlier

@@ -16,17 +16,19 @@ class AdaptiveOptions:
     ttft_spread: float = 0.15  # error of a predicted time, as a share of its goal
     tpot_spread: float = 0.04
     price_per_s: float = 0.1  # of a second of a worker's time
-    latency_weight: float = 0.15  # what a goal saved is worth, beyond keeping it
+    latency_weight: float = (
+        0.05  # what a goal saved is worth, beyond keeping it; below role_price: nobody leaves a role only to be quicker
+    )
     inflow_window_s: float = 3.0  # over which the prefill inflow of a worker is averaged
     shortlist: int = 3  # workers looked at for each stage and reason
     num_paired: int = 3  # of those for each stage, the best: every pair of them is a plan
     num_sampled_legs: int = 8  # of a worker, to estimate harm
-    role_price: float = 0.03  # of a prefill on a worker that should decode, or of 100 tokens decoded in the wrong lane
+    role_price: float = 0.1  # of a prefill on a worker that should decode, or of 100 tokens decoded in the wrong lane
     max_model_error: float = 1.6  # ratio of measured to predicted steps beyond which the model is not believed
-    use_posterior: bool = True  # False: only the mean of the output length
     use_externality: bool = True  # False: no harm to others
     use_reservation: bool = True  # False: a choice counts only once its worker has opened the leg
     use_shadow: bool = True  # False: no harm to those still to come
     use_roles: bool = True  # False: every worker does both, whatever the load
     use_deadlines: bool = True  # False: prompts wait in order of arrival
-    defers_hopeless: bool = True  # prompts that no plan can answer in time wait behind all others
+    rejects_hopeless: bool = False  # requests that state objectives no plan is likely to keep
+    defers_late: bool = True  # a prompt that is more likely late than not waits behind all others

@@ -1,6 +1,6 @@
 """What one worker can offer a request, and at what price to others."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nanopd.config import Role
 from nanopd.cost_model import StepFeatures, StepModel
@@ -8,9 +8,8 @@ from nanopd.router.adaptive.harm import Harm
 from nanopd.router.view import WorkerView
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """Milliseconds."""
+class Outlook(NamedTuple):
+    """Milliseconds. What concerns a prefill is 0 if the worker is only asked to decode."""
 
     worker: WorkerView
     num_cached_tokens: int  # of the prompt
@@ -43,3 +42,12 @@ def prefill_costs(
         return num_steps * own, 0.0
     mixed = model.predict_ms(StepFeatures(count, attention, 1, num_decodes, context))
     return num_steps * own, num_steps * (mixed - model.predict_ms(StepFeatures(0, 0.0, 0, num_decodes, context)))
+
+
+def packed_prefill_ms(model: StepModel, num_tokens: int, position: int, chunk_size: int, budget: int) -> float:
+    """Milliseconds that a prompt takes of steps it shares with others like it, filled to ``budget``; never more than alone."""
+    count = min(num_tokens, chunk_size)
+    num_prompts = max(1, budget // count)
+    attention = num_prompts * count * (position + (num_tokens + 1) / 2)
+    step_ms = model.predict_ms(StepFeatures(num_prompts * count, attention, num_prompts, 0, 0))
+    return step_ms * num_tokens / (num_prompts * count)

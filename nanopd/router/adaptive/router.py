@@ -3,14 +3,15 @@
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from heapq import nlargest
+from statistics import median
 
 from nanopd.config import Role
 from nanopd.cost_model import HardwareProfile, StepFeatures
-from nanopd.request import FinishReason, Request, Strategy
-from nanopd.router.adaptive.harm import NO_HARM, harm_on
+from nanopd.request import FinishReason, Request, Slo, Strategy
+from nanopd.router.adaptive.harm import NO_HARM, Slowing, harm_on
 from nanopd.router.adaptive.lanes import Arrival
 from nanopd.router.adaptive.options import AdaptiveOptions
-from nanopd.router.adaptive.outlook import Outlook, prefill_costs
+from nanopd.router.adaptive.outlook import Outlook, packed_prefill_ms, prefill_costs
 from nanopd.router.adaptive.prefill_queue import PrefillQueue, Prompt
 from nanopd.router.adaptive.prefix_index import PrefixIndex, prefix_chain
 from nanopd.router.adaptive.roles import RolePlanner
@@ -25,7 +26,8 @@ from nanopd.router.view import ClusterView, WorkerView
 
 NAME = "adaptive"
 CLASS = 1 << 42  # between two priorities of requests: room for deadlines in milliseconds
-HOPELESS = CLASS >> 1  # behind all deadlines of the same priority
+LATE = CLASS >> 1  # behind all deadlines of the same priority
+_HOPELESS = 0.05  # chance to keep its objectives below which a request is hopeless
 MOST = 1 << 20  # of a request's priority that is told apart: messages carry 64 bits
 
 
@@ -49,6 +51,7 @@ class AdaptiveRouter:
         self._live: dict[str, LiveRequest] = {}
         self._rounds: Iterator[str] = iter(())  # of the running requests, to tell the predictor how far they have got
         self._states: dict[str, WorkerState] = {}
+        self._num_decisions = 0
         self._model_error = 1.0  # measured step / predicted step, the median over the workers
         self._fixed = FixedPathRouter()
         self._least_work = LeastWorkRouter()
@@ -70,10 +73,10 @@ class AdaptiveRouter:
         if (why := self._why_not(workers)) is not None:
             decision = self._least_work.plan(request, strategy, num_output_tokens, cluster, avoid, now)
             return decision and replace(decision, reason=f"{why}: {decision.reason}", policy=f"{NAME} (fallback)")
-        self._report_one(cluster, now)
-        live = self._admit(request, num_output_tokens)
-        options = self.options
-        if options.use_roles:
+        live, options = self._admit(request, num_output_tokens), self.options
+        if self._num_decisions % 2:  # by turns: decisions should be quick
+            self._report_one(cluster, now)
+        elif options.use_roles:
             self.roles.update(workers, now)
         num_tokens = len(request.prompt_token_ids) + num_output_tokens
         chain = prefix_chain(request.prompt_token_ids)
@@ -83,9 +86,12 @@ class AdaptiveRouter:
         if options.use_shadow:
             goal_ms = live.ttft_goal_ms if options.use_deadlines else 0.0
             shadow = Shadow(self.roles.recent, goal_ms, len(workers), now, options.ttft_spread)
+        may_prefill = set(prefillers)
         outlooks = {
-            key: self._look(cluster.workers[key], request, live, num_tokens, matches, shadow, now)
-            for key in {*prefillers, *decoders}
+            key: self._look(
+                cluster.workers[key], live, num_tokens, matches.get(key, 0), now, key in may_prefill, shadow
+            )
+            for key in dict.fromkeys([*prefillers, *decoders])
         }
         transfer, bytes_per_token = self._profile.transfer, self._profile.kv_bytes_per_token
         scorer = Scorer(options, transfer, live, bytes_per_token, self.roles.patient_goal_ms)
@@ -95,13 +101,18 @@ class AdaptiveRouter:
             moved = num_tokens - matches.get(key, 0)
             candidates += [scorer.pair(outlooks[other], outlooks[key], moved) for other in first if other != key]
         best = max(candidates, key=lambda c: c.score or 0.0)
-        is_hopeless = min(c.ttft_ms or 0.0 for c in candidates) > live.ttft_goal_ms * (1 + 2 * options.ttft_spread)
-        if is_hopeless and options.defers_hopeless:
-            live.priority += HOPELESS
+        may_refuse = options.rejects_hopeless and request.slo != Slo() and not num_output_tokens
+        if may_refuse and max(c.utility or 0.0 for c in candidates) < _HOPELESS:
+            del self._live[request.request_id]
+            reason = f"no plan is likely to keep its objectives; {reason_of(best, candidates)}"
+            return Decision(best, reason, NAME, tuple(candidates), refused=True)
+        is_late = options.defers_late and (best.ttft_ms or 0.0) > live.ttft_goal_ms
+        if is_late:
+            live.priority += LATE
         self._commit(best, request, live, outlooks, num_tokens, chain, now)
         reason = reason_of(best, candidates)
-        if is_hopeless and options.defers_hopeless:
-            reason += "; no plan answers in time, so it waits behind the others"
+        if is_late:
+            reason += "; its first token would be late, so it waits behind the others"
         resident = matches.get(best.decode_worker, 0)
         return Decision(best, reason, NAME, tuple(candidates), resident, live.priority)
 
@@ -122,27 +133,19 @@ class AdaptiveRouter:
             return
         live = self._live.get(name)
         worker = cluster.workers.get(live.decode_worker) if live is not None else None
-        if live is None or worker is None:
-            return
-        leg = worker.legs.get((name, live.attempt))
-        if leg is not None and leg.num_output_tokens >= 2 * live.told + 8:
+        leg = worker.legs.get((name, live.attempt)) if live is not None and worker is not None else None
+        if live is not None and leg is not None and leg.num_output_tokens >= 2 * live.told + 8:
             self.predictor.observe(live.key, leg.num_output_tokens, True, now, live.told)
             live.told = leg.num_output_tokens
 
     def _why_not(self, workers: list[WorkerView]) -> str | None:
-        """Why the cost model is of no use now, if so."""
-        has_news = False
-        for worker in workers:
-            state = self._states.get(worker.worker_id)
-            if state is None or state.incarnation != worker.incarnation:
-                state = self._state(worker)
-            if worker.stats is not state.stats_seen:
-                has_news |= state.check_model(worker.stats, self._model)
-        if has_news:
-            errors = sorted(self._states[w.worker_id].model_error for w in workers)
-            self._model_error = errors[len(errors) // 2]
+        """Why the cost model is of no use now, if so. One worker's steps are compared with it at a time."""
         if len(workers) < 2:
             return "there is nothing to choose"
+        self._num_decisions += 1
+        worker = workers[self._num_decisions % len(workers)]
+        if self._state(worker).check_model(worker.steps, self._model):
+            self._model_error = median(state.model_error for state in self._states.values())
         error, limit = self._model_error, self.options.max_model_error
         return f"steps take {error:.1f} times what the model says" if not 1.0 / limit < error < limit else None
 
@@ -188,9 +191,8 @@ class AdaptiveRouter:
             every = [w.worker_id for w in workers]
             return every, every
         busy, states = self.roles.prefillers, self._states
-        prompts = [
-            w.num_waiting_prompt_tokens + states[w.worker_id].num_promised_tokens + w.num_decoding for w in workers
-        ]
+        promised = [states[w.worker_id].num_promised_tokens if w.worker_id in states else 0 for w in workers]
+        prompts = [w.num_waiting_prompt_tokens + p + w.num_decoding for w, p in zip(workers, promised, strict=True)]
         decodes = [w.num_context_tokens + 256 * w.num_decoding for w in workers]
         by_prompts = sorted(range(len(workers)), key=prompts.__getitem__)
         by_decodes = sorted(range(len(workers)), key=decodes.__getitem__)
@@ -211,43 +213,36 @@ class AdaptiveRouter:
     def _look(
         self,
         worker: WorkerView,
-        request: Request,
         live: LiveRequest,
         num_tokens: int,
-        matches: dict[str, int],
-        shadow: Shadow | None,
+        num_matched: int,
         now: float,
+        may_prefill: bool,
+        shadow: Shadow | None,
     ) -> Outlook:
-        options, model = self.options, self._model
-        state = self._state(worker)
-        state.settle(worker, now)
+        """``may_prefill``: else the worker is only asked what a decode would meet there."""
+        options, model, state = self.options, self._model, self._state(worker)
         num_decodes, context = worker.num_decoding, worker.num_context_tokens
-        cached = min(matches.get(worker.worker_id, 0), num_tokens - 1)
-        num_new = num_tokens - cached
         step_ms = model.predict_ms(StepFeatures(0, 0.0, 0, num_decodes, context)) if num_decodes else 0.0
         grown_ms = model.predict_ms(StepFeatures(0, 0.0, 0, num_decodes + 1, context + num_tokens))
-        waiting_ms = (options.pipeline_depth - 0.5) * step_ms
-        ttft_ms = state.queue.first_token_ms(cached, num_new, live.priority, now, waiting_ms, num_decodes, context)
-        prefill_ms, stall_ms = prefill_costs(model, num_new, cached, options.chunk_size, num_decodes, context)
-        free = 1.0 - state.inflow(now, options.inflow_window_s)
         growth_ms = grown_ms - step_ms if num_decodes else 0.0
+        free = 1.0 - state.inflow(now, options.inflow_window_s)
+        cached = min(num_matched, num_tokens - 1)
+        num_new, ttft_ms, prefill_ms, stall_ms, follow_ms, later = num_tokens - cached, 0.0, 0.0, 0.0, 0.0, 0.0
+        if may_prefill:
+            state.settle(worker, now)
+            queue, wait_ms = state.queue, (options.pipeline_depth - 0.5) * step_ms
+            ttft_ms = queue.first_token_ms(cached, num_new, live.priority, now, wait_ms, num_decodes, context)
+            prefill_ms, stall_ms = prefill_costs(model, num_new, cached, options.chunk_size, num_decodes, context)
+            queued, ms_per_token = queue.num_tokens, prefill_ms / num_new
+            follow_ms = min(queued, options.max_num_batched_tokens) * ms_per_token + 0.5 * step_ms
+            if shadow is not None:
+                later = shadow.harm(len(queue.prompts), queued * ms_per_token, prefill_ms)
         harm = NO_HARM
         if options.use_externality and num_decodes:
-            harm = harm_on(
-                worker,
-                self._live,
-                now,
-                step_ms / free,
-                stall_ms,
-                growth_ms,
-                live.expected_total(0),
-                options.tpot_spread,
-                options.num_sampled_legs,
-            )
-        later, queued, ms_per_token = 0.0, state.queue.num_tokens, prefill_ms / num_new
-        if shadow is not None:
-            queue_ms = queued * ms_per_token
-            later = shadow.harm(len(state.queue.prompts), queue_ms, prefill_ms)
+            slowed = Slowing(step_ms / free, stall_ms, growth_ms, live.expected_total(0))
+            harm = harm_on(worker, self._live, now, slowed, options.tpot_spread, options.num_sampled_legs)
+        role = self._role(worker)
         return Outlook(
             worker,
             cached,
@@ -255,12 +250,12 @@ class AdaptiveRouter:
             ttft_ms,
             prefill_ms,
             stall_ms,
-            min(queued, options.max_num_batched_tokens) * ms_per_token + 0.5 * step_ms,
+            follow_ms,
             step_ms,
             grown_ms / free,
             growth_ms,
             harm,
-            self._role(worker),
+            role,
             later,
         )
 
@@ -298,8 +293,11 @@ class AdaptiveRouter:
             self._prefixes.note(outlook.worker_id, chain, outlook.worker.num_blocks * outlook.worker.block_size)
         live.decode_worker = best.decode_worker
         alone_ms, _ = prefill_costs(self._model, left, prefill.num_cached_tokens, self.options.chunk_size, 0, 0)
+        packed_ms = packed_prefill_ms(
+            self._model, left, prefill.num_cached_tokens, self.options.chunk_size, self.options.max_num_batched_tokens
+        )
         self.roles.note(
-            Arrival(now, alone_ms, num_tokens, live.expected_total(0), live.ttft_goal_ms, live.tpot_goal_ms)
+            Arrival(now, alone_ms, packed_ms, num_tokens, live.expected_total(0), live.ttft_goal_ms, live.tpot_goal_ms)
         )
 
 

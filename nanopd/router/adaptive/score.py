@@ -8,8 +8,6 @@ from nanopd.router.adaptive.state import LiveRequest
 from nanopd.router.adaptive.utility import chance
 from nanopd.router.plan import Candidate
 
-QUANTILES = (0.15, 0.5, 0.85)  # of the output length: they stand for its distribution
-
 
 class Scorer:
     """Scores plans for one request."""
@@ -28,8 +26,6 @@ class Scorer:
         self._live = live
         self._bytes_per_token = kv_bytes_per_token
         self._mean = live.lengths.mean
-        lengths = [live.lengths.quantile(q) for q in QUANTILES] if options.use_posterior else [self._mean]
-        self._lengths = [max(2.0, length) for length in lengths]
 
     def prefill_value(self, look: Outlook) -> float:
         """How good a place to prefill, whatever comes after."""
@@ -65,11 +61,8 @@ class Scorer:
         """``gap_ms``: between the first token and the next, beside a step."""
         options, live, token_ms = self._options, self._live, decode.token_ms
         in_time = chance(ttft_ms, live.ttft_goal_ms, options.ttft_spread)
-        steady = 0.0
-        for length in self._lengths:
-            steady += chance(token_ms + gap_ms / (length - 1.0), live.tpot_goal_ms, options.tpot_spread)
-        utility = in_time * steady / len(self._lengths)
         tpot_ms = token_ms + gap_ms / max(1.0, self._mean - 1.0)
+        utility = in_time * chance(tpot_ms, live.tpot_goal_ms, options.tpot_spread)
         price = options.price_per_s * (prefill.prefill_ms + decode.growth_ms * self._mean) / 1e3
         slack = min(2.0, ttft_ms / live.ttft_goal_ms) + min(2.0, tpot_ms / live.tpot_goal_ms)
         harm += prefill.shadow

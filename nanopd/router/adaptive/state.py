@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from math import exp
 
 from nanopd.cost_model import StepFeatures, StepModel
-from nanopd.messages import WorkerStats
+from nanopd.messages import StepTiming
 from nanopd.router.adaptive.prefill_queue import PrefillQueue
 from nanopd.router.predictor import LengthDistribution, LengthKey
 from nanopd.router.view import WorkerView
 
+_CHECKED_STEPS = 8  # of a heartbeat's, about
 _FIRST_S = 0.25  # for which one prefill would be noise
 
 
@@ -46,7 +47,7 @@ class WorkerState:
     _inflow_at: float = 0.0
     _inflow_since: float | None = None
     model_error: float = 1.0  # measured step / predicted step, smoothed
-    stats_seen: WorkerStats | None = None
+    _steps_seen: tuple[StepTiming, ...] = ()
 
     def inflow(self, now: float, window_s: float) -> float:
         """Share of time that prefills took from decodes here of late."""
@@ -74,11 +75,14 @@ class WorkerState:
         self.queue.prompts, self.num_promised_tokens = kept, promised
         self.queue.advance(now, worker.num_decoding, worker.num_context_tokens)
 
-    def check_model(self, stats: WorkerStats, model: StepModel) -> bool:
-        """Compares newly reported steps with what the model says of such a step; True if there were any to compare."""
-        self.stats_seen = stats
-        if not stats.num_running or stats.step_ms <= 0.0 or stats.num_waiting_tokens:
+    def check_model(self, steps: tuple[StepTiming, ...], model: StepModel) -> bool:
+        """Compares newly reported steps with what the model says of them; True if there were any to compare."""
+        if steps is self._steps_seen:
             return False
-        predicted_ms = model.predict_ms(StepFeatures(0, 0.0, 0, stats.num_running, stats.num_context_tokens))
-        self.model_error += 0.1 * (stats.step_ms / predicted_ms - self.model_error)
+        self._steps_seen = steps
+        some = steps[:: 1 + len(steps) // _CHECKED_STEPS]
+        predicted_ms = sum(model.predict_ms(StepFeatures.of_timing(step)) for step in some)
+        if predicted_ms <= 0.0:
+            return False
+        self.model_error += 0.1 * (sum(step.step_ms for step in some) / predicted_ms - self.model_error)
         return True

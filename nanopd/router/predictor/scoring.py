@@ -35,12 +35,13 @@ def pit(distribution: LengthDistribution, length: int, rng: Random) -> float:
 
 
 class Observation(NamedTuple):
-    """A request of a trace, in order of its end."""
+    """A request of a trace, in order of its end. ``chain``: of its prompt's hashes, see ``LengthPredictor.key``."""
 
     key: LengthKey
     length: int
     censored: bool = False
     now: float = 0.0
+    chain: tuple[int, ...] = ()
 
 
 class Scores(NamedTuple):
@@ -57,7 +58,9 @@ def score(
 ) -> Scores:
     """Predicts each request, then shows the predictor how it ended. The first ``num_warm_up`` are not scored."""
     rng, errors, ranked, pits = Random(seed), [], [], []
-    for index, (key, length, censored, now) in enumerate(trace):
+    for index, (key, length, censored, now, chain) in enumerate(trace):
+        if chain and isinstance(predictor, LengthPredictor):
+            key = predictor.key(key.num_prompt_tokens, key.max_tokens, key.tenant, chain)
         if index >= num_warm_up:
             if isinstance(predictor, BucketedMean):
                 errors.append(abs(predictor.predict(key) - length))

@@ -1,11 +1,15 @@
 """The hand-off, case by case."""
 
+from dataclasses import replace
+
 import pytest
 from support.fake_cluster import FakeCluster, token
 
 from nanopd.cluster.events import RequestAborted, RequestArrived
 from nanopd.messages import Abort, Reserve, decode_to_worker
 from nanopd.request import FinishReason, Request, SamplingParams, Strategy
+from nanopd.router import Decision
+from nanopd.router.baselines.fixed import FixedPathRouter
 
 
 def make(
@@ -48,6 +52,21 @@ def test_handed_off_request_runs_once_on_each_side(cluster: FakeCluster) -> None
         "finished length",
     ]
     assert report.num_attempts == 1 and cluster.central.counters.handoffs == 1
+
+
+def test_a_refused_request_ends_once_and_is_counted(cluster: FakeCluster) -> None:
+    class Refusing(FixedPathRouter):
+        def plan(self, *args) -> Decision:
+            return replace(super().plan(*args), refused=True, reason="no plan would keep it")
+
+    cluster.central.router = Refusing()
+    cluster.event(RequestArrived(make()))
+    cluster.settle()
+    finish = cluster.finished["r"]
+    assert (finish.reason, finish.error) == (FinishReason.REFUSED, "no plan would keep it")
+    assert finish.report.decision.refused and finish.report.num_output_tokens == 0
+    assert cluster.central.counters.finished == {"refused": 1}
+    assert cluster.central.queue_depth == cluster.central.num_open_legs == 0
 
 
 def test_reservation_is_aborted_only_after_its_writer_has_ended(cluster: FakeCluster) -> None:

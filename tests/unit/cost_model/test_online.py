@@ -77,3 +77,18 @@ def test_ignores_empty_steps_and_refuses_a_senseless_forgetting() -> None:
     assert online.num_observed == 0
     with pytest.raises(ValueError, match="forgetting"):
         OnlineStepModel(OFFLINE, 0.1)
+
+
+def test_follows_the_pace_while_neighbours_come_and_go() -> None:
+    """Every thirty steps the machine changes its pace: one step says much about the next."""
+    rng, online, offline_error, online_error = Random(11), OnlineStepModel(OFFLINE), 0.0, 0.0
+    for i, f in enumerate(steps(12, 1500)):
+        pace = 1.25 if i // 30 % 2 else 0.9
+        ms = OFFLINE.predict_ms(f) * pace * rng.gauss(1.0, 0.03)
+        if i >= 500:
+            offline_error += abs(OFFLINE.predict_ms(f) / ms - 1.0)
+            online_error += abs(online.predict_ms(f) / ms - 1.0)
+        online.observe(timing(f, ms))
+    assert online_error < 0.5 * offline_error
+    assert online.error < 0.1
+    assert online.pace != 1.0

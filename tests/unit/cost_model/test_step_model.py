@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from nanopd.batch import Batch, SeqSlice
-from nanopd.cost_model import StepFeatures, StepModel, StepSample, StepTerms, fit_step_model, median_error
+from nanopd.cost_model import Ladders, StepFeatures, StepModel, StepSample, StepTerms, fit_step_model, median_error
 from nanopd.cost_model.step_model import Table
 from nanopd.engine.report import step_timing
 from nanopd.errors import ConfigError
@@ -45,7 +45,7 @@ def measured(noise: float, seed: int = 0) -> list[StepSample]:
 
 @pytest.fixture(scope="module")
 def model() -> StepModel:
-    return fit_step_model(measured(0.01), LADDER)
+    return fit_step_model(measured(0.01), Ladders(LADDER))
 
 
 def random_steps(seed: int, count: int = 200) -> list[StepFeatures]:
@@ -67,7 +67,7 @@ def test_predicts_steps_it_has_not_seen(model: StepModel) -> None:
 def test_outliers_do_not_move_the_fit(model: StepModel) -> None:
     samples = measured(0.01)
     spoilt = [StepSample(s.features, s.ms * (6.0 if i % 11 == 0 else 1.0)) for i, s in enumerate(samples)]
-    refit = fit_step_model(spoilt, LADDER)
+    refit = fit_step_model(spoilt, Ladders(LADDER))
     assert median_error(refit, [StepSample(f, truth_ms(f)) for f in random_steps(8)]) < 0.03
 
 
@@ -107,7 +107,7 @@ def test_dense_tables_agree_with_the_sparse_ones(model: StepModel) -> None:
 
 
 def test_quantiles_cover_what_they_say() -> None:
-    model = fit_step_model(measured(0.05), LADDER)
+    model = fit_step_model(measured(0.05), Ladders(LADDER))
     fresh = measured(0.05, seed=99)
     inside = [model.quantile_ms(s.features, 0.1) <= s.ms <= model.quantile_ms(s.features, 0.9) for s in fresh]
     assert 0.65 < sum(inside) / len(inside) < 0.95
@@ -171,3 +171,21 @@ def test_a_jump_at_a_tiles_edge_is_found() -> None:
     for size in (512, 516, 700):
         f = StepFeatures.of_prefill(size, 1024)
         assert model.predict_ms(f) == pytest.approx(step_ms(f), rel=0.02)
+
+
+def test_a_step_with_prompts_costs_what_its_graph_costs() -> None:
+    """Linear layers are padded to the graph's tokens, attention is not."""
+    ladders = Ladders(prompt=(64, 256, 1024))
+
+    def step_ms(f: StepFeatures) -> float:
+        padded = next((size for size in ladders.prompt if size >= f.num_tokens), f.num_tokens)
+        return 3.0 + 0.02 * padded + 1e-6 * f.prefill_attention
+
+    chunks = [
+        StepFeatures.of_prefill(size, cached) for size in (30, 64, 100, 256, 512, 1024, 3000) for cached in (0, 4096)
+    ]
+    model = fit_step_model([StepSample(f, step_ms(f)) for f in chunks], ladders)
+    for size in (10, 64, 65, 250, 257, 1000, 2000):
+        f = StepFeatures.of_prefill(size, 1024)
+        assert model.predict_ms(f) == pytest.approx(step_ms(f), rel=0.02)
+    assert model.terms.prompt_ladder == ladders.prompt

@@ -6,10 +6,10 @@ import pytest
 
 from nanopd.config import ClusterConfig, Role, Topology
 from nanopd.config.cluster import POLICIES
-from nanopd.cost_model import HardwareProfile, StepModel, TransferModel
+from nanopd.cost_model import HardwareProfile, StepFeatures, StepModel, TransferModel
 from nanopd.cost_model.step_model import StepTerms, Table
 from nanopd.errors import ConfigError
-from nanopd.messages import WorkerStats
+from nanopd.messages import StepTiming, WorkerStats
 from nanopd.request import FinishReason, Request, SamplingParams, Slo, Strategy
 from nanopd.router import ClusterView, LegLoad, WorkerView, build
 from nanopd.router.adaptive import AdaptiveOptions, AdaptiveRouter
@@ -110,9 +110,20 @@ def test_says_that_it_counts_when_the_model_is_wrong(profile) -> None:
     view, router = cluster("a", "b"), AdaptiveRouter(profile)
     for step in range(1, 60):
         for worker in view.workers.values():
-            worker.stats = WorkerStats(num_running=4, num_context_tokens=400, step_ms=50.0, num_steps=step)
+            worker.steps = (StepTiming(0, 0.0, 4, 400, 50.0), StepTiming(512, 131_328.0, 4, 400, 200.0, 1))
         decision = place(router, view, request(f"r{step}"), now=step)
     assert decision.policy == "adaptive (fallback)" and "times what the model says" in decision.reason
+
+
+def test_believes_a_model_that_is_right_whatever_the_steps(profile) -> None:
+    view, router = cluster("a", "b"), AdaptiveRouter(profile)
+    for step in range(1, 60):
+        for worker in view.workers.values():
+            slow = StepFeatures(1000, 500_500.0, 2, 4, 400)
+            worker.steps = (StepTiming(1000, 500_500.0, 4, 400, profile.step.predict_ms(slow), 2),) * 20
+            worker.stats = WorkerStats(num_running=4, num_context_tokens=400, step_ms=55.0, num_steps=step)
+        decision = place(router, view, request(f"r{step}"), now=step)
+    assert decision.policy == "adaptive"
 
 
 def test_forced_strategies_are_obeyed(profile) -> None:
@@ -152,10 +163,22 @@ def test_who_is_late_anyway_waits_behind_the_others(profile) -> None:
     view, router = cluster("a", "b"), AdaptiveRouter(profile)
     late = place(router, view, request("late", num_prompt=4000, slo=Slo(20.0, 50.0)))
     patient = place(router, view, request("p", slo=Slo(20_000.0, 50.0), first_id=9000))
-    assert "no plan answers in time" in late.reason and late.priority > patient.priority
-    stubborn = AdaptiveRouter(profile, AdaptiveOptions(defers_hopeless=False))
+    assert "first token would be late" in late.reason and late.priority > patient.priority
+    stubborn = AdaptiveRouter(profile, AdaptiveOptions(defers_late=False))
     kept = place(stubborn, cluster("a", "b"), request("late", num_prompt=4000, slo=Slo(20.0, 50.0)))
-    assert kept.priority < patient.priority and "no plan" not in kept.reason
+    assert kept.priority < patient.priority and "late" not in kept.reason
+
+
+def test_refuses_only_if_told_and_only_what_states_objectives(profile) -> None:
+    hopeless, nothing_asked = request("h", num_prompt=4000, slo=Slo(20.0, 50.0)), request("n", slo=Slo())
+    assert not place(AdaptiveRouter(profile), cluster("a", "b"), hopeless).refused
+    view, router = cluster("a", "b"), AdaptiveRouter(profile, AdaptiveOptions(rejects_hopeless=True))
+    decision = place(router, view, hopeless)
+    assert decision.refused and "no plan is likely to keep its objectives" in decision.reason and decision.candidates
+    assert "h" not in router._live and not any(state.queue.prompts for state in router._states.values())
+    assert not place(router, view, request("ok")).refused and not place(router, view, nothing_asked).refused
+    going_on = router.plan(hopeless, Strategy.ADAPTIVE, 7, view, (), 0.0)  # tokens are out: it is served to its end
+    assert going_on is not None and not going_on.refused
 
 
 def test_learns_from_requests_that_still_run(profile) -> None:
@@ -200,5 +223,9 @@ def test_every_policy_answers_with_ready_workers(profile, policy) -> None:
 def test_unknown_policies_are_refused_with_the_valid_ones() -> None:
     with pytest.raises(ConfigError, match="policy must be one of original, .*, got 'best'"):
         ClusterConfig(policy="best")
+    with pytest.raises(ConfigError, match="on_hopeless must be one of serve, reject, got 'drop'"):
+        ClusterConfig(policy="adaptive", on_hopeless="drop")
+    with pytest.raises(ConfigError, match="needs policy 'adaptive'"):
+        ClusterConfig(policy="original", on_hopeless="reject")
     with pytest.raises(ConfigError, match="policy must be one of original"):
         build(1000, "cpu", "best")

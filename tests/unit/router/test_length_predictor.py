@@ -19,6 +19,7 @@ def observations(specs: list[RequestSpec]) -> list[Observation]:
             s.num_output_tokens,
             s.num_output_tokens >= s.max_tokens,
             s.arrival_s,
+            s.prefix_hashes[: s.num_prompt_tokens // 512],
         )
         for s in specs
     ]

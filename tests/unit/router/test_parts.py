@@ -1,12 +1,14 @@
 """The parts of the adaptive router, and the view they read."""
 
+from random import Random
+
 import pytest
 
 from nanopd.config import Role
 from nanopd.cost_model import StepModel
 from nanopd.cost_model.step_model import StepTerms, Table
 from nanopd.router import LegLoad, WorkerView
-from nanopd.router.adaptive.lanes import Arrival, LanePlan, Load, value_of
+from nanopd.router.adaptive.lanes import Arrival, LanePlan, Load, turned_away, value_of
 from nanopd.router.adaptive.prefill_queue import PrefillQueue, Prompt
 from nanopd.router.adaptive.prefix_index import GRAIN, PrefixIndex, prefix_chain
 from nanopd.router.adaptive.roles import RolePlanner
@@ -75,7 +77,7 @@ def test_first_token_shares_steps_then_waits() -> None:
 
 
 def test_future_harm_grows_with_the_prompt_and_spares_the_urgent() -> None:
-    recent = [Arrival(0.01 * i, 40.0, 800, 50.0, 150.0, 20.0) for i in range(100)]
+    recent = [Arrival(0.01 * i, 40.0, 40.0, 800, 50.0, 150.0, 20.0) for i in range(100)]
     shadow = Shadow(recent, 150.0, 2, 1.0, 0.1)
     assert shadow.harm(0, 0.0, 500.0) > shadow.harm(0, 0.0, 20.0)
     assert shadow.harm(12, 5000.0, 500.0) < 0.1 * shadow.harm(0, 0.0, 500.0)  # they are late there anyway
@@ -88,7 +90,7 @@ def plan_roles(model: StepModel, rate: float, tokens: int, *tpot_goals: float) -
     workers = [WorkerView(f"w{i}", Role.COLLOCATED, ready=True) for i in range(4)]
     for i in range(400):
         goal = tpot_goals[i % len(tpot_goals)]
-        planner.note(Arrival(i / rate, prefill_ms, tokens, 100.0, 2000.0, goal))
+        planner.note(Arrival(i / rate, prefill_ms, prefill_ms, tokens, 100.0, 2000.0, goal))
         planner.update(workers, i / rate)
     return planner
 
@@ -104,16 +106,47 @@ def test_roles_follow_the_load(model) -> None:
     before = len(planner.prefillers)
     workers = [WorkerView(f"w{i}", Role.COLLOCATED, ready=True) for i in range(4)]
     for i in range(400, 1600):  # prompts grow longer
-        planner.note(Arrival(i / 20.0, 71.0, 1024, 100.0, 2000.0, 14.0))
+        planner.note(Arrival(i / 20.0, 106.5, 106.5, 1536, 100.0, 2000.0, 14.0))  # 2.1 workers' time
         planner.update(workers, i / 20.0)
-    assert before < len(planner.prefillers) == 2
+    assert before < len(planner.prefillers) >= 2
+
+
+def worth(plan: LanePlan, num_workers: int, load: Load, model: StepModel) -> float:
+    valuation = value_of(plan, num_workers, load, model)
+    while True:
+        try:
+            next(valuation)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.mark.parametrize("busy", [0.5, 0.9, 1.0, 1.5, 3.0])
+@pytest.mark.parametrize("patience", [0.5, 3.0])
+def test_who_turns_away_as_in_barrers_queue(busy, patience) -> None:
+    """One server, exponential services, balking at a fixed wait: simulated by its workload."""
+    rng, workload, turned, count = Random(1), 0.0, 0, 40_000
+    for _ in range(count):
+        workload = max(0.0, workload - rng.expovariate(busy))
+        if workload > patience:
+            turned += 1
+        else:
+            workload += rng.expovariate(1.0)
+    assert turned_away(busy, 1, patience) == pytest.approx(turned / count, abs=0.015)
+
+
+def test_late_prompts_go_to_the_quiet_lane_where_that_pays(model) -> None:
+    """One busy worker could not prefill all of this; the other three have room."""
+    few = Load(6.0, tuple(Arrival(0.0, 200.0, 200.0, 2048, 20.0, 400.0, goal) for goal in (40.0, 40.0, 41.0)))
+    assert worth(LanePlan(1, float("inf")), 4, few, model) > 0.8
+    tight = Load(6.0, tuple(Arrival(0.0, 200.0, 200.0, 2048, 20.0, 400.0, 11.0) for _ in range(3)))
+    assert worth(LanePlan(1, float("inf")), 4, tight, model) < 0.8  # passed on, they would stall the decodes there
 
 
 def test_patient_requests_decode_beside_prefills_when_the_others_have_no_room(model) -> None:
     def gain(num_output: float) -> float:
-        sample = tuple(Arrival(0.0, 71.0, 1024, num_output, 2000.0, goal) for goal in (14.0, 500.0))
+        sample = tuple(Arrival(0.0, 71.0, 71.0, 1024, num_output, 2000.0, goal) for goal in (14.0, 500.0))
         load = Load(8.0, sample)
-        return value_of(LanePlan(2, 500.0), 4, load, model) - value_of(LanePlan(2, float("inf")), 4, load, model)
+        return worth(LanePlan(2, 500.0), 4, load, model) - worth(LanePlan(2, float("inf")), 4, load, model)
 
     assert gain(400.0) < 0.05
     assert gain(1600.0) > 0.2

@@ -175,6 +175,17 @@ def test_every_sampling_field_reaches_the_request(server: Server) -> None:
     assert (request.slo.ttft_ms, request.slo.tpot_ms) == (100, 20)
 
 
+def test_objectives_by_header_where_the_body_has_none(server: Server) -> None:
+    headers = {"X-Nanopd-Slo": "ttft_ms=300, tpot_ms=20.5, priority=-2"}
+    body = {"prompt": "abc", "max_tokens": 3}
+    assert server.client.post("/v1/completions", json=body, headers=headers).status_code == 200
+    messages = {"messages": [{"role": "user", "content": "Hi"}], "slo": {"ttft_ms": 100}}
+    assert server.client.post("/v1/chat/completions", json=messages, headers=headers).status_code == 200
+    first, second = server.controller.submitted
+    assert (first.slo.ttft_ms, first.slo.tpot_ms, first.priority) == (300.0, 20.5, -2)
+    assert (second.slo.ttft_ms, second.slo.tpot_ms, second.priority) == (100, None, -2)
+
+
 def test_null_means_default(server: Server) -> None:
     nulls = dict.fromkeys(
         ("temperature", "top_p", "n", "stop", "seed", "logit_bias", "logprobs", "echo", "stream", "top_k", "slo")

@@ -112,6 +112,24 @@ def test_a_full_queue_is_429_with_a_time_to_come_back(server: Server) -> None:
     assert error_of(response)["type"] == "rate_limit_error"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_no_plan_would_keep_is_429(server: Server, stream: bool) -> None:
+    server.controller.refusal = "no plan is likely to keep its objectives"
+    response = server.complete(stream=stream, slo={"ttft_ms": 1})
+    assert response.status_code == 429 and response.headers["retry-after"]
+    error = error_of(response)
+    assert error["type"] == "rate_limit_error" and error["message"] == server.controller.refusal
+    assert server.controller.live == {}
+
+
+@pytest.mark.parametrize("text", ["ttft=3", "ttft_ms", "priority=high", "300"])
+def test_a_header_of_objectives_that_cannot_be_read(server: Server, text: str) -> None:
+    body = {"prompt": "abc", "max_tokens": 3}
+    response = server.client.post("/v1/completions", json=body, headers={"X-Nanopd-Slo": text})
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "X-Nanopd-Slo" and text in error_of(response)["message"]
+
+
 @pytest.mark.parametrize("fields", [{"n": 3}, {"prompt": ["a", "b", "c"]}])
 def test_a_queue_that_fills_up_in_the_middle_takes_all_or_none(server: Server, fields: dict[str, Any]) -> None:
     server.controller.capacity = 2

@@ -20,6 +20,16 @@ def spec(
     return RequestSpec(arrival_s, num_prompt, num_output, max_tokens, **more)
 
 
+def test_refused_requests_are_counted_and_take_no_time(profile) -> None:
+    specs = named_workload("long", "static", 1.0, count=60, slo=Slo(300.0, 60.0), seed=1)
+    served, refusing = (simulate(profile, "2C", "adaptive", specs, rejects_hopeless=flag) for flag in (False, True))
+    assert served.num_refused == 0 and refusing.num_refused > 10
+    assert len(refusing.records) == len(specs) and refusing.elapsed_s < served.elapsed_s
+    for record in refusing.records:
+        assert (record.reason is FinishReason.REFUSED) == (record.num_output_tokens == 0)
+        assert record.meets() is False or record.reason is not FinishReason.REFUSED
+
+
 def test_import_leaves_torch_out() -> None:
     code = "import sys, nanopd.simulator; sys.exit(any(name in sys.modules for name in ('torch', 'zmq', 'asyncio')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
