@@ -4,7 +4,7 @@
     python -m benchmarks.h200_profile --pair --out DIR    (on the GPU: the traces on 1P+1D, two workers that share it)
     python -m benchmarks.h200_profile --take DIR          (anywhere: the bundled profile, and the records in benchmarks/results)
 
-The bundled profile ``h200_qwen3_8b_measured`` keeps the transfer between two GPUs from an earlier measurement (copy engine over NVLink): one
+The bundled profile ``h200_qwen3_8b`` keeps the transfer between two GPUs from an earlier measurement (copy engine over NVLink): one
 GPU cannot show it.
 """
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Comparison = dict[str, dict[str, Any]]  # see compare
 
 MODEL = Path(__file__).parent / "models" / "qwen3-8b"
-BUNDLED = Path(__file__).parents[1] / "nanopd" / "cost_model" / "profiles" / "h200_qwen3_8b_measured.json"
+BUNDLED = Path(__file__).parents[1] / "nanopd" / "cost_model" / "profiles" / "h200_qwen3_8b.json"
 RESULTS = Path(__file__).parent / "results"
 # P2P over NVLink between two H200s, copy engine, contiguous: 16 MiB at 279 GB/s, 1 GiB at 395 GB/s; latency and asymptote from these two.
 NVLINK = TransferModel(latency_ms=0.018, bandwidth_gb_s=397.0)
@@ -205,7 +205,7 @@ def profile_record(profile: HardwareProfile, profiles: Sequence[HardwareProfile]
         f"# `nanopd profile` on one H200, Qwen3-8B, {profile.date}",
         "",
         f"{profile.hardware}, {profile.dtype}, random weights; commit {profile.commit} with its working tree. {profile.source}; transfer between two "
-        "GPUs: NVLink copy engine, measured earlier. `python -m benchmarks.h200_profile`. The result is the bundled `h200_qwen3_8b_measured`.",
+        "GPUs: NVLink copy engine, measured earlier. `python -m benchmarks.h200_profile`. The result is the bundled `h200_qwen3_8b`.",
         "",
         f"Held-out step time, median error over cases each held out of the fit once: {errors}. Reading memory: "
         f"{points.read_bandwidth_gb_s:.0f} GB/s. A step with prompts takes the host {profile.step.terms.launch_ms:.1f} ms to launch.",

@@ -21,7 +21,7 @@ from nanopd.router.adaptive.state import LiveRequest, WorkerState
 from nanopd.router.baselines.counting import LeastWorkRouter
 from nanopd.router.baselines.fixed import FixedPathRouter
 from nanopd.router.plan import Candidate, Decision
-from nanopd.router.predictor import LengthDistribution, LengthKey, LengthPredictor
+from nanopd.router.predictor import LengthDistribution, LengthPredictor
 from nanopd.router.view import ClusterView, WorkerView
 
 NAME = "adaptive"
@@ -73,13 +73,13 @@ class AdaptiveRouter:
         if (why := self._why_not(workers)) is not None:
             decision = self._least_work.plan(request, strategy, num_output_tokens, cluster, avoid, now)
             return decision and replace(decision, reason=f"{why}: {decision.reason}", policy=f"{NAME} (fallback)")
-        live, options = self._admit(request, num_output_tokens), self.options
+        chain = prefix_chain(request.prompt_token_ids)
+        live, options = self._admit(request, num_output_tokens, chain), self.options
         if self._num_decisions % 2:  # by turns: decisions should be quick
             self._report_one(cluster, now)
         elif options.use_roles:
             self.roles.update(workers, now)
         num_tokens = len(request.prompt_token_ids) + num_output_tokens
-        chain = prefix_chain(request.prompt_token_ids)
         matches = self._prefixes.matches(chain)
         prefillers, decoders = self._shortlist(workers, matches)
         shadow = None
@@ -161,9 +161,14 @@ class AdaptiveRouter:
             state = self._states[worker.worker_id] = WorkerState(queue, worker.incarnation)
         return state
 
-    def _admit(self, request: Request, num_output_tokens: int) -> LiveRequest:
-        key = LengthKey(len(request.prompt_token_ids), request.sampling.max_tokens or 1, request.tenant)
+    def _admit(self, request: Request, num_output_tokens: int, chain: list[int]) -> LiveRequest:
         before = self._live.get(request.request_id)
+        max_tokens = request.sampling.max_tokens or 1
+        key = (
+            before.key
+            if before
+            else self.predictor.key(len(request.prompt_token_ids), max_tokens, request.tenant, chain)
+        )
         default = self.options.default_slo
         lengths = self._known_lengths(request) if self._known_lengths else self.predictor.distribution(key)
         live = LiveRequest(

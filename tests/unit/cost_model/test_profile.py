@@ -10,7 +10,7 @@ from nanopd.cost_model import HardwareProfile, StepFeatures, bundled, bundled_na
 from nanopd.errors import ConfigError
 
 
-@pytest.mark.parametrize("name", ["cpu_smollm2", "h200_qwen3_8b", "h200_qwen3_8b_measured"])
+@pytest.mark.parametrize("name", ["cpu_smollm2", "h200_qwen3_8b"])
 def test_bundled_profiles_are_whole(name: str, tmp_path: Path) -> None:
     profile = bundled(name)
     assert name in bundled_names()
@@ -28,7 +28,7 @@ def test_bundled_profiles_are_whole(name: str, tmp_path: Path) -> None:
 
 def test_the_measured_h200_profile_fits_its_own_points() -> None:
     """Also where a chunk of 512 tokens beside decodes runs as the next graph, of 640."""
-    profile = bundled("h200_qwen3_8b_measured")
+    profile = bundled("h200_qwen3_8b")
     points, launch_ms = profile.measurements, profile.step.terms.launch_ms
     assert points is not None
     for point in points.decode:

@@ -55,7 +55,7 @@ def busy(view: ClusterView, worker: str, router: AdaptiveRouter, count: int) -> 
     """``count`` requests decode on a worker, close to their TPOT goal."""
     for i in range(count):
         name = f"{worker}-{i}"
-        router._admit(request(name, slo=Slo(200.0, 10.6)), 0)
+        router._admit(request(name, slo=Slo(200.0, 10.6)), 0, [])
         view.workers[worker].leg_opened((name, 0), LegLoad(False, True, 400))
         view.workers[worker].leg_sampled((name, 0), 1, 0.0)
 
@@ -135,12 +135,25 @@ def test_forced_strategies_are_obeyed(profile) -> None:
 
 def test_learns_how_long_answers_are(profile) -> None:
     view, router = cluster("a", "b"), AdaptiveRouter(profile)
-    before = router._admit(request("x"), 0).lengths.mean
+    before = router._admit(request("x"), 0, []).lengths.mean
     for i in range(50):
         place(router, view, request(f"r{i}"), now=float(i))
         router.finished(request(f"r{i}"), 5, FinishReason.STOP, float(i))
-    assert router._admit(request("y"), 0).lengths.mean < min(before, 15.0)
+    assert router._admit(request("y"), 0, []).lengths.mean < min(before, 15.0)
     assert set(router._live) == {"x", "y"}  # those that ended are forgotten
+
+
+def test_a_prompt_that_goes_on_from_another_is_known_by_its_answer(profile) -> None:
+    view, router = cluster("a", "b"), AdaptiveRouter(profile)
+    place(router, view, request("turn 1"))
+    router.finished(request("turn 1"), 5, FinishReason.STOP, 0.0)
+    for name, first_id, last_answer in (("turn 2", 5, 5), ("a stranger", 9000, 0)):
+        place(router, view, request(name, num_prompt=800, first_id=first_id), 1.0)
+        assert router._live[name].key.last_answer == last_answer
+    place(
+        router, view, request("turn 2", num_prompt=800), 2.0
+    )  # tried again: what it has itself said so far is not taken for an earlier turn
+    assert router._live["turn 2"].key.last_answer == 5
 
 
 def test_avoids_workers_that_failed_the_request(profile) -> None:
@@ -184,14 +197,14 @@ def test_refuses_only_if_told_and_only_what_states_objectives(profile) -> None:
 def test_learns_from_requests_that_still_run(profile) -> None:
     view, router = cluster("a", "b"), AdaptiveRouter(profile)
     ask = replace(request("r0"), sampling=SamplingParams(max_tokens=2000, temperature=0.0, seed=0))
-    before = router._admit(ask, 0).lengths.mean
+    before = router._admit(ask, 0, []).lengths.mean
     chosen = place(router, view, ask).chosen
     view.workers[chosen.decode_worker].leg_opened(("r0", router._live["r0"].attempt), LegLoad(True, True, 400))
     view.workers[chosen.decode_worker].leg_sampled(("r0", router._live["r0"].attempt), 1500, 1.0)
     for i in range(4):
         place(router, view, replace(ask, request_id=f"s{i}"), now=1.0 + i)
     assert router._live["r0"].told == 1500
-    assert router._admit(replace(ask, request_id="x"), 0).lengths.mean > before
+    assert router._admit(replace(ask, request_id="x"), 0, []).lengths.mean > before
 
 
 def test_without_a_profile_the_formula_decides(profile) -> None:

@@ -11,7 +11,7 @@ from nanopd.simulator.device import DeviceSharing, SharedDevice
 from nanopd.simulator.events import EventQueue
 from nanopd.workload import named_workload
 
-PROFILE = bundled("h200_qwen3_8b_measured")
+PROFILE = bundled("h200_qwen3_8b")
 
 
 def ends_of(sharing: DeviceSharing, steps: list[tuple[float, str, float, bool]]) -> dict[int, float]:
