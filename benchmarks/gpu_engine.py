@@ -1,6 +1,8 @@
 """The whole engine on one GPU: decode steps, prefill, prompts beside decodes, offline throughput. Qwen3-8B shapes, random weights, bf16, one process.
 
-    python benchmarks/gpu_engine.py --out benchmarks/results/NAME      (writes NAME.json; run peer_vllm.py on the same machine for the peer's figures)
+    python benchmarks/gpu_engine.py --out benchmarks/results/NAME [--peer FILE]      (writes NAME.json)
+
+FILE holds what a peer's benchmark printed on the same machine: its name and version, then rows like ours, one JSON object a line.
 
 Method, the same for any peer: prompts of random token ids; a decode step is (time of 257 output tokens - time of 1 output token) / 256 at context
 1024 to 1280, greedy; prefill is the time to one output token, the best of three; offline is the time to finish all requests, temperature 0.6.
@@ -30,7 +32,7 @@ REPO = Path(__file__).resolve().parents[1]
 MODEL = REPO / "benchmarks" / "models" / "qwen3-8b"
 CONTEXT = 1024  # of decodes
 MIXED_STEPS = 8
-OFFLINE = ("given:16384", "longest:16384", "longest:512", "longest:384")
+OFFLINE = ("given:16384", "longest:16384", "longest:384", "longest:512:256")
 
 
 class Watched:
@@ -72,8 +74,10 @@ class Bench:
         self.runner.submit = lambda batch: Watched(batch, submit(batch), self.steps)  # type: ignore[assignment, method-assign, return-value]
         self.engine = self.new_engine(16384)
 
-    def new_engine(self, max_tokens: int, chunk: int | None = None) -> Engine:
-        scheduler = SchedulerConfig(max_num_seqs=512, max_num_batched_tokens=max_tokens, prefill_chunk_size=chunk)
+    def new_engine(self, max_tokens: int, multiple: int | None = None) -> Engine:
+        scheduler = SchedulerConfig(
+            max_num_seqs=512, max_num_batched_tokens=max_tokens, prefill_chunk_size=None, step_multiple=multiple
+        )
         blocks = BlockManager(self.runner.kv_cache.num_blocks, 16, False)
         return Engine(Scheduler(scheduler, blocks, 32768), self.runner, WallClock(), self.depth)
 
@@ -192,15 +196,15 @@ class Bench:
             self.stop(engine, seq_ids)
 
     def offline(self, num_requests: int, seed: int, arms: list[str]) -> None:
-        """``arms``: order:tokens of a step[:chunk]; order given or longest (first)."""
+        """``arms``: order:tokens of a step[:multiple that prompts fill it to]; order given or longest (first)."""
         for arm in arms:
-            order, max_tokens, *chunk = arm.split(":")
+            order, max_tokens, *multiple = arm.split(":")
             rand = random.Random(seed)
             specs = [(rand.randint(100, 1024), rand.randint(100, 1024)) for _ in range(num_requests)]
             requests = [self.request(*spec, temperature=0.6) for spec in specs]
             if order == "longest":
                 requests = [requests[i] for i in longest_first([num_out for _, num_out in specs])]
-            engine = self.new_engine(int(max_tokens), int(chunk[0]) if chunk else None)
+            engine = self.new_engine(int(max_tokens), int(multiple[0]) if multiple else None)
             self.steps.clear()
             elapsed = self.generate(engine, requests)
             num_out, num_in = sum(o for _, o in specs), sum(i for i, _ in specs)
@@ -208,13 +212,21 @@ class Bench:
                 what=f"offline-{num_requests}",
                 order=order,
                 max_tokens=int(max_tokens),
-                chunk=int(chunk[0]) if chunk else None,
+                multiple=int(multiple[0]) if multiple else None,
                 s=round(elapsed, 2),
                 out_tok_s=round(num_out / elapsed),
                 total_tok_s=round((num_out + num_in) / elapsed),
                 steps=len(self.steps),
+                mixed_steps=sum(1 for num_prefill_tokens, _ in self.steps if num_prefill_tokens),
                 idle_share=round(1 - sum(ms for _, ms in self.steps) / elapsed / 1e3, 4),
             )
+
+
+def peer_record(printed: str) -> dict:
+    """The lines that are JSON are rows; the first other one says which engine it was."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    return {"engine": next(line for line in lines if not line.startswith("{")), "rows": rows}
 
 
 def record(args: argparse.Namespace, rows: list[dict]) -> dict:
@@ -225,13 +237,14 @@ def record(args: argparse.Namespace, rows: list[dict]) -> dict:
     relative = {
         name: str(path.relative_to(REPO) if path.is_relative_to(REPO) else path.name) for name, path in paths.items()
     }
+    peer = {"peer": peer_record(args.peer.read_text())} if args.peer else {}
     return {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "commit": commit,
         "args": vars(args) | relative,
         "rows": rows,
-    }
+    } | peer
 
 
 def main() -> None:
@@ -242,12 +255,14 @@ def main() -> None:
     parser.add_argument("--no-graphs", action="store_true")
     parser.add_argument("--parts", default="decode,idle,prefill,mixed,offline")
     parser.add_argument(
-        "--offline", nargs="*", default=list(OFFLINE), help="order:tokens of a step[:chunk], order given or longest"
+        "--offline", nargs="*", default=list(OFFLINE), help="order:tokens of a step[:multiple], order given or longest"
     )
+    parser.add_argument("--peer", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     bench = Bench(args)
-    bench.generate(bench.engine, [bench.request(64, 16) for _ in range(4)])
+    for temperature in (0.0, 0.6):
+        bench.generate(bench.engine, [bench.request(64, 16, temperature) for _ in range(4)])
     parts = args.parts.split(",")
     if "decode" in parts:
         bench.decode([1, 8, 32, 64, 128, 256])

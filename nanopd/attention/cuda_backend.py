@@ -47,7 +47,7 @@ class _Parts:
 
 
 class CudaAttention:
-    """Implements AttentionBackend. Its workspaces serve one stream."""
+    """Implements AttentionBackend. Its workspaces serve one stream, and another one beside it."""
 
     def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, device: torch.device) -> None:
         self.num_heads, self.head_dim = num_heads, head_dim
@@ -55,6 +55,7 @@ class CudaAttention:
         self._pdl = supports_pdl(device)
         self._decode_workspace = DecodeWorkspace.allocate(num_heads // num_kv_heads, head_dim, device)
         self._prefill_workspace = PrefillWorkspace.allocate(head_dim, device)
+        self._side = torch.cuda.Stream(device)
         self._cut: tuple[AttentionBatch, _Parts] | None = None
 
     def store(
@@ -85,27 +86,45 @@ class CudaAttention:
             self._cut = (batch, _Parts.of(batch))
         parts = self._cut[1]
         out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
-        if parts.num_decodes:
-            paged_decode(
-                q_THD[: parts.num_decodes],
-                kv_layer,
-                parts.decode_tables_BM,
-                parts.decode_lens_B,
-                out=out_THD[: parts.num_decodes],
-                workspace=self._decode_workspace,
-                pdl=self._pdl,
-            )
-        if parts.num_prompts:
-            paged_prefill(
-                q_THD,
-                kv_layer,
-                parts.prompt_tables_BM,
-                parts.prompt_cu_q_lens_B1,
-                parts.prompt_lens_B,
-                max_q_len=parts.max_q_len,
-                max_context_len=parts.max_context_len,
-                scale=self._scale,
-                out=out_THD,
-                workspace=self._prefill_workspace,
-            )
+        if not parts.num_prompts:
+            self._attend_decodes(q_THD, kv_layer, parts, out_THD)
+        elif not parts.num_decodes:
+            self._attend_prompts(q_THD, kv_layer, parts, out_THD)
+        else:
+            # Neither needs the other: prompts begin where decodes leave multiprocessors idle.
+            main = torch.cuda.current_stream(q_THD.device)
+            self._side.wait_stream(main)
+            self._attend_decodes(q_THD, kv_layer, parts, out_THD)
+            with torch.cuda.stream(self._side):
+                self._attend_prompts(q_THD, kv_layer, parts, out_THD)
+            main.wait_stream(self._side)
         return out_THD
+
+    def _attend_decodes(
+        self, q_THD: torch.Tensor, kv_layer: torch.Tensor, parts: _Parts, out_THD: torch.Tensor
+    ) -> None:
+        paged_decode(
+            q_THD[: parts.num_decodes],
+            kv_layer,
+            parts.decode_tables_BM,
+            parts.decode_lens_B,
+            out=out_THD[: parts.num_decodes],
+            workspace=self._decode_workspace,
+            pdl=self._pdl,
+        )
+
+    def _attend_prompts(
+        self, q_THD: torch.Tensor, kv_layer: torch.Tensor, parts: _Parts, out_THD: torch.Tensor
+    ) -> None:
+        paged_prefill(
+            q_THD,
+            kv_layer,
+            parts.prompt_tables_BM,
+            parts.prompt_cu_q_lens_B1,
+            parts.prompt_lens_B,
+            max_q_len=parts.max_q_len,
+            max_context_len=parts.max_context_len,
+            scale=self._scale,
+            out=out_THD,
+            workspace=self._prefill_workspace,
+        )

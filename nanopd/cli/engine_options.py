@@ -27,11 +27,12 @@ _SCHEDULER = (
     ("max_num_seqs", int, "sequences running at once in a worker"),
     ("max_num_batched_tokens", int, "tokens of one step"),
     ("prefill_chunk_size", int, "prompt tokens of one sequence in one step"),
+    ("step_multiple", int, "prompts fill a step only to a multiple of so many tokens: 256 for throughput on a GPU"),
 )
 _CLUSTER = (
     ("workers", str, "how many of each role: 1C+1P+1D is one collocated, one prefill, one decode"),
     ("strategy", str, "collocated, disaggregated, adaptive"),
-    ("policy", str, "how an adaptive strategy decides: original, adaptive, least-work, dynamo, ..."),
+    ("policy", str, "how an adaptive strategy decides: auto, adaptive, original, least-work, dynamo, ..."),
     ("profile", str, "what `nanopd profile` wrote, for the router (default: the closest that comes with nanopd)"),
     ("on_hopeless", str, "serve or reject: requests that state objectives no plan is likely to keep (policy adaptive)"),
     ("transport", str, "how KV moves between workers: auto, peer_to_peer, pinned_relay, shared_memory"),

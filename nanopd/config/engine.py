@@ -38,6 +38,7 @@ class SchedulerConfig:
     prefill_chunk_size: int | None = 512  # prompt tokens of one sequence in one step; None: as many as the step holds
     adapts_drafts: bool = True  # a guess is as long as it pays; else as long as the drafter makes it
     watermark: float = 0.01  # share of blocks kept free when a new sequence is admitted, for running ones to grow into
+    step_multiple: int | None = None  # prompts fill a step to a multiple of so many tokens only; None: to its end
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens"):
@@ -45,6 +46,8 @@ class SchedulerConfig:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.prefill_chunk_size is not None and self.prefill_chunk_size < 1:
             raise ConfigError(f"prefill_chunk_size must be at least 1 or None, got {self.prefill_chunk_size}")
+        if self.step_multiple is not None and self.step_multiple < 1:
+            raise ConfigError(f"step_multiple must be at least 1 or None, got {self.step_multiple}")
         if not 0.0 <= self.watermark < 1.0:
             raise ConfigError(f"watermark must be in [0, 1), got {self.watermark}")
 

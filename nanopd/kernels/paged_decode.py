@@ -97,6 +97,10 @@ class DecodeWorkspace:
             torch.zeros(num_ctas, dtype=torch.int32, device=device),
         )
 
+    def check(self, group: int, head_dim: int) -> None:
+        if self.partial_state.shape[1] < group or self.partial_out.shape[2] < head_dim:
+            raise ValueError(f"workspace is for {list(self.partial_out.shape[1:])}, got group {group}, dim {head_dim}")
+
 
 def _num_ctas(num_items: int, limit: int) -> int:
     """As many CTAs as fit, or a few less if then equal contexts are cut at their ends only (3 us on an H200)."""
@@ -133,7 +137,7 @@ def paged_decode(
     """softmax(scale * q K^T) V for one token a sequence; returns out [B, Hq, D] in q's dtype.
 
     q [B, Hq, D] bf16 or fp16, D in 64, 128, 256, up to 16 query heads a kv head; kv [num_blocks, 2, Hk, block_size, D];
-    block_tables [B, M] int32; context_lens [B] int32, this token included, 0 for padding rows (their output is zero).
+    block_tables [B, M] int32; context_lens [B] int32, this token included, 0 for padding (whose rows of ``out`` stay as they are).
     ``lse`` [B, Hq] float32 receives the log of the sum of exponentials. ``scale``: default 1 / sqrt(D).
 
     The launch depends on shapes only: captured in a graph, it stays balanced when contexts grow. With ``pdl``, KV of
@@ -141,33 +145,16 @@ def paged_decode(
     token's KV may come from it; the predecessor must itself have waited for what precedes it (rope_store does).
     Split over the context as in Flash-Decoding and Stream-K (arXiv 2301.03598).
     """
-    num_kv_heads, block_size, head_dim = check_kv(kv, q)
-    check_shape(q, (None, None, head_dim), "q")
-    check_rows(q, "q")
-    num_seqs, num_q_heads = q.shape[:2]
-    group = num_q_heads // num_kv_heads
-    if num_q_heads % num_kv_heads or not 1 <= group <= MAX_GROUP:
-        raise ValueError(
-            f"query heads must be 1 to {MAX_GROUP} times the kv heads, got {num_q_heads} and {num_kv_heads}"
-        )
-    check_shape(block_tables, (num_seqs, None), "block_tables")
-    check_shape(context_lens, (num_seqs,), "context_lens")
-    check_index(block_tables, (torch.int32,), q, "block_tables")
-    check_index(context_lens, (torch.int32,), q, "context_lens")
     out = torch.empty_like(q, memory_format=torch.contiguous_format) if out is None else out
-    check_shape(out, tuple(q.shape), "out")
-    check_like(out, q, "out")
-    check_rows(out, "out")
-    if lse is not None and (lse.dtype != torch.float32 or lse.shape != q.shape[:2] or not lse.is_contiguous()):
-        raise ValueError(f"lse must be contiguous float32 {list(q.shape[:2])}, got {lse.dtype} {list(lse.shape)}")
+    _check(q, kv, block_tables, context_lens, out, lse)
+    num_seqs, num_q_heads, head_dim = q.shape
+    num_kv_heads, block_size = kv.shape[2:4]
+    group = num_q_heads // num_kv_heads
     if num_seqs == 0:
         return out
     config = config or _default_config(head_dim, _index(q.device))
     workspace = workspace or DecodeWorkspace.allocate(group, head_dim, q.device, config.ctas_per_sm)
-    num_ctas = _num_ctas(num_seqs * num_kv_heads, workspace.arrivals.numel())
-    if workspace.partial_state.shape[1] < group or workspace.partial_out.shape[2] < head_dim:
-        raise ValueError(f"workspace is for {list(workspace.partial_out.shape[1:])}, got group {group}, dim {head_dim}")
-
+    workspace.check(group, head_dim)
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
     params = _PARAMS.pack(
         q.data_ptr(),
@@ -191,7 +178,35 @@ def paged_decode(
         config.min_tiles,
         scale * math.log2(math.e),
     )
-    kernel = _kernel(scalar_name(q, "q"), head_dim, 1 if group <= 8 else 2, config, q.device)
-    block = (32 * config.num_warps, 1, 1)
-    kernel.launch((num_ctas, 1, 1), block, (params,), smem_bytes=config.ring_bytes(head_dim), pdl=pdl)
+    kernel = _kernel(SCALAR_NAMES[q.dtype], head_dim, 1 if group <= 8 else 2, config, q.device)
+    grid = (_num_ctas(num_seqs * num_kv_heads, workspace.arrivals.numel()), 1, 1)
+    kernel.launch(grid, (32 * config.num_warps, 1, 1), (params,), smem_bytes=config.ring_bytes(head_dim), pdl=pdl)
     return out
+
+
+def _check(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    block_tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor | None,
+) -> None:
+    num_kv_heads, _, head_dim = check_kv(kv, q)
+    scalar_name(q, "q")
+    check_shape(q, (None, None, head_dim), "q")
+    check_rows(q, "q")
+    num_seqs, num_q_heads = q.shape[:2]
+    if num_q_heads % num_kv_heads or not 1 <= num_q_heads // num_kv_heads <= MAX_GROUP:
+        raise ValueError(
+            f"query heads must be 1 to {MAX_GROUP} times the kv heads, got {num_q_heads} and {num_kv_heads}"
+        )
+    check_shape(block_tables, (num_seqs, None), "block_tables")
+    check_shape(context_lens, (num_seqs,), "context_lens")
+    check_index(block_tables, (torch.int32,), q, "block_tables")
+    check_index(context_lens, (torch.int32,), q, "context_lens")
+    check_shape(out, tuple(q.shape), "out")
+    check_like(out, q, "out")
+    check_rows(out, "out")
+    if lse is not None and (lse.dtype != torch.float32 or lse.shape != q.shape[:2] or not lse.is_contiguous()):
+        raise ValueError(f"lse must be contiguous float32 {list(q.shape[:2])}, got {lse.dtype} {list(lse.shape)}")

@@ -1,6 +1,6 @@
 """Linear layers for few tokens: the weights streamed once, at the speed of memory (sm_90 and up).
 
-Up to 8 rows by mma.m16n8 (skinny_gemm.cu), up to 128 by wgmma (stream_gemm.py).
+Up to 8 rows by mma.m16n8 (skinny_gemm.cu), more by wgmma (stream_gemm.py).
 """
 
 import struct
@@ -75,15 +75,19 @@ def supports(m: int, n: int, k: int, device: torch.device) -> bool:
     """Whether m rows times a weight of [n, k] can be taken on this device; where they can, they beat cuBLAS.
 
     Measured on an H200 with the shapes of Qwen3-8B (docs/en/kernels/linear.md), milliseconds of a whole decode step at context 1152, ours / cuBLAS:
-    M = 1: 4.16 / 4.65, 8: 4.56 / 5.13, 16: 4.83 / 5.12, 32: 5.64 / 6.01, 64: 7.09 / 7.59, 128: 10.04 / 10.47.
+    M = 1: 4.16 / 4.65, 8: 4.56 / 5.13, 16: 4.83 / 5.12, 32: 5.64 / 6.01, 64: 7.09 / 7.59, 128: 10.04 / 10.47. Beyond see ``stream_gemm.pays``.
     """
     if 0 < m <= _MMA_ROWS:
         return k % _STAGE_K == 0 and jit.capability(device)[0] >= 9
-    return stream_gemm.supports(m, n, k, device)
+    return stream_gemm.supports(m, n, k, device) and stream_gemm.pays(m, n, k, jit.num_sms(_index(device)))
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _tiles_per_cta(num_tiles: int, device: torch.device) -> int:
-    return -(-num_tiles // jit.num_sms(device.index if device.index is not None else torch.cuda.current_device()))
+    return -(-num_tiles // jit.num_sms(_index(device)))
 
 
 def skinny_linear(
@@ -98,7 +102,7 @@ def skinny_linear(
     """out = x weight^T + bias, summed in float32.
 
     x [M, K] bf16 or fp16, rows may lie apart; weight [N, K] contiguous; bias [N]; ``out`` [M, N] like x or float32, contiguous. M <= 8: K
-    a multiple of 512; M <= 128, sm_90a: K a multiple of 64, N of 16. ``config`` is for measurements. Returns ``out``.
+    a multiple of 512; more, sm_90a: K a multiple of 64, N of 16. ``config`` is for measurements. Returns ``out``.
     """
     is_float = out is not None and out.dtype == torch.float32
     return _launch(x, weight, bias, out, _STORE_FLOAT if is_float else _STORE, pdl, config)

@@ -1,4 +1,4 @@
-"""Linear layers for tens of tokens: wgmma over a stream of weights, K split over a cluster (sm_90a). Called by skinny_gemm."""
+"""Linear layers for tens and hundreds of tokens: wgmma over a stream of weights, K split over a cluster (sm_90a). Called by skinny_gemm."""
 
 import struct
 from dataclasses import dataclass
@@ -11,9 +11,13 @@ from nanopd.kernels.checks import SCALAR_NAMES
 from nanopd.kernels.nvrtc import KernelSpec, spec
 from nanopd.kernels.tensor_map import tensor_map
 
-MAX_ROWS = 128  # of x
-_PARAMS = struct.Struct("128s128s2Q4i32x")  # struct Params in sm90_stream_gemm.cu
-_STAGE_K, _THREADS = 64, 288
+MAX_ROWS = 512  # of x: beyond, cuBLAS is as fast or faster
+_NARROW_ROWS = 128  # of x, for which any tile pays
+_WIDE_TILE = 160  # rows of the weight that make a tile pay for more of x
+_PARAMS = struct.Struct("128s128s2Q6i24x")  # struct Params in sm90_stream_gemm.cu
+# By rows of x a tile: warpgroups that multiply 64 of them, or twice 64, then a warp (or a whole group) that copies.
+_NUM_THREADS = {64: 288, 128: 288, 192: 416, 256: 384}
+_STAGE_K = 64
 _MAX_STAGES = 10
 _SHORTEST_PART = 1024  # of K, where it is split: a shorter one ends about when its ring is full for the first time
 _SHARED_BYTES = 227 * 1024
@@ -44,9 +48,10 @@ class StreamConfig:
         return -(-ring_and_barriers // 1024) * 1024 + self.inbox_bytes(x_rows)
 
 
-def round_rows(m: int) -> int:
-    """Rows of x, rounded up to what warpgroups multiply at once."""
-    return 64 if m <= 64 else 128
+def x_tiles(m: int) -> tuple[int, int]:
+    """Into how many tiles x is cut, and how many rows each has: as few as can be, all of one size."""
+    count = -(-m // max(_NUM_THREADS))
+    return count, next(rows for rows in _NUM_THREADS if count * rows >= m)
 
 
 @cache
@@ -91,19 +96,24 @@ def _spec(scalar: str, epilogue: int, x_rows: int, config: StreamConfig) -> Kern
 CONFIGS: tuple[KernelSpec, ...] = tuple(
     _spec(scalar, epilogue, x_rows, StreamConfig(rows, splits))
     for scalar in SCALAR_NAMES.values()
-    for x_rows in (64, 128)
+    for x_rows in _NUM_THREADS
     for epilogue, rows, splits in ((0, 96, 2), (0, 64, 2), (1, 192, 1), (2, 192, 1))  # those of Qwen3-8B on 132 SMs
+    if x_rows <= _NARROW_ROWS or rows >= _WIDE_TILE
 )
 
 
 def supports(m: int, n: int, k: int, device: torch.device) -> bool:
-    return (
-        0 < m <= MAX_ROWS
-        and n % 16 == 0
-        and k % _STAGE_K == 0
-        and k >= 4 * _STAGE_K
-        and jit.capability(device) == (9, 0)
-    )
+    return m > 0 and n % 16 == 0 and k % _STAGE_K == 0 and k >= 4 * _STAGE_K and jit.capability(device) == (9, 0)
+
+
+def pays(m: int, n: int, k: int, num_sms: int) -> bool:
+    """Whether cuBLAS would be slower. Narrow tiles and parts of K read many rows of x from L2 for longer than they multiply."""
+    if m <= _NARROW_ROWS:
+        return True
+    count, rows = x_tiles(m)
+    config = choose_config(n, k, 1, num_sms)
+    is_wide = config.splits == 1 and config.rows >= _WIDE_TILE
+    return m <= MAX_ROWS and is_wide and (count == 1 or count * rows == m)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +122,11 @@ class _Plan:
 
     kernel: jit.Kernel
     box_rows: int  # of the weight that one copy brings
+    x_tiles: int
+    x_box_rows: int
     trigger_stages: int
     grid: jit.Dim3
+    num_threads: int
     shared_bytes: int
     cluster: jit.Dim3 | None
 
@@ -124,16 +137,19 @@ def _plan(
 ) -> _Plan:
     if not supports(m, n, k, device):
         raise ValueError(
-            f"x must have 1 to {MAX_ROWS} rows of a multiple of 64 from 256 on, and the weight a multiple of 16 rows, on "
-            f"sm_90; got {[m, k]} and {[n, k]}"
+            f"x must have rows of a multiple of 64 from 256 on, and the weight a multiple of 16 rows, on sm_90; got {[m, k]} "
+            f"and {[n, k]}"
         )
-    halves, x_rows = n // width, round_rows(m)
+    halves, (num_x_tiles, x_rows) = n // width, x_tiles(m)
     config = config or choose_config(width, k, halves, jit.num_sms(device.index))
     return _Plan(
         kernel=jit.load_spec(_spec(scalar, epilogue, x_rows, config), device),
         box_rows=config.rows // halves,
+        x_tiles=num_x_tiles,
+        x_box_rows=min(m, x_rows),
         trigger_stages=config.trigger_stages,
-        grid=(-(-n // config.rows) * config.splits, 1, 1),
+        grid=(-(-n // config.rows) * num_x_tiles * config.splits, 1, 1),
+        num_threads=_NUM_THREADS[x_rows],
         shared_bytes=config.shared_bytes(x_rows),
         cluster=(config.splits, 1, 1) if config.splits > 1 else None,
     )
@@ -153,17 +169,19 @@ def launch(
     plan = _plan(m, n, k, epilogue, out.shape[1], SCALAR_NAMES[x.dtype], x.device, config)
     params = _PARAMS.pack(
         tensor_map(weight.data_ptr(), x.dtype, (k, n, 1), (k, n * k), (_STAGE_K, plan.box_rows, 1)),
-        tensor_map(x.data_ptr(), x.dtype, (k, m, 1), (stride, m * stride), (_STAGE_K, m, 1)),
+        tensor_map(x.data_ptr(), x.dtype, (k, m, 1), (stride, m * stride), (_STAGE_K, plan.x_box_rows, 1)),
         0 if bias is None else bias.data_ptr(),
         out.data_ptr(),
         m,
         n,
         k,
+        plan.x_tiles,
+        plan.x_box_rows,
         plan.trigger_stages,
     )
     plan.kernel.launch(
         grid=plan.grid,
-        block=(_THREADS, 1, 1),
+        block=(plan.num_threads, 1, 1),
         args=(params,),
         smem_bytes=plan.shared_bytes,
         pdl=pdl,

@@ -17,6 +17,7 @@ from nanopd.config import SchedulerConfig
 from nanopd.decoding import DraftContext
 from nanopd.messages import WorkerStats
 from nanopd.request import Request, TokenLogprobs
+from nanopd.scheduler.admission import Admission
 from nanopd.scheduler.load import Counters, worker_stats
 from nanopd.scheduler.outcome import ComputedRange, EndedSeq, Outcomes, Reservation, SeqOutput
 from nanopd.scheduler.plain_decodes import PlainDecodes, plain_decodes
@@ -39,12 +40,12 @@ class Scheduler:
         self.outcomes = Outcomes()
         self._config = config
         self._chunk_size = config.prefill_chunk_size or config.max_num_batched_tokens
-        self._watermark_blocks = round(config.watermark * blocks.num_blocks)
         self._roster = Roster()
         self._in_flight: deque[Step] = deque()
         self._ending: deque[tuple[int, EndedSeq]] = deque()  # (last step that may touch its blocks, what to say then)
         self._num_added = 0
         self._counters = Counters()
+        self._admission = Admission(config, blocks, self._roster, self._counters)
         self._speculation = Speculation(blocks, self._counters, config.adapts_drafts)
 
     # ---- what a worker is asked to do
@@ -132,7 +133,7 @@ class Scheduler:
     def has_work(self) -> bool:
         """Whether ``schedule`` could do something now."""
         head = self._roster.waiting.peek()
-        return bool(self._roster.running) or (head is not None and self._can_admit(head, self._find_prefix(head)))
+        return bool(self._roster.running) or (head is not None and self._admission.can_admit(head))
 
     def draftable(self, now: float) -> list[DraftContext]:
         """The sequences whose next step should verify a draft."""
@@ -145,6 +146,8 @@ class Scheduler:
         """
         plan = StepPlan(self._config.max_num_batched_tokens)
         self._plan_decodes(plan, drafts or {})
+        if self._config.step_multiple is not None:
+            plan.spread_prompts(self._config.step_multiple)
         head = self._roster.waiting.peek()
         self._plan_chunks(plan, head)
         if not plan.has_preempted:
@@ -278,41 +281,18 @@ class Scheduler:
 
     # ---- admission
 
-    def _find_prefix(self, seq: Sequence) -> list[int]:
-        return self.blocks.find_prefix(seq.chain, seq.token_ids, seq.max_cached_tokens)
-
-    def _can_admit(self, seq: Sequence, prefix: list[int]) -> bool:
-        if seq.num_in_flight or self._roster.num_active >= self._config.max_num_seqs:
-            return False
-        headroom = self._watermark_blocks if self._roster.running else 0
-        return self.blocks.can_allocate(len(seq.token_ids), prefix, headroom)
-
     def _admit(self, plan: StepPlan, now: float) -> None:
         """Admits from the head of the queue while blocks, places and budget last."""
         while (seq := self._roster.waiting.peek()) is not None:
             if seq.kind is not LegKind.RESERVED and plan.budget == 0:
                 return
-            prefix = self._find_prefix(seq)
-            if not self._can_admit(seq, prefix):
+            if not self._admission.admit(seq, now):
                 return
-            self._allocate(seq, prefix, now)
             if seq.kind is LegKind.RESERVED:
                 self._grant(seq)
             else:
                 self._roster.move(seq, SeqState.RUNNING)
                 self._plan_chunk(seq, plan)
-
-    def _allocate(self, seq: Sequence, prefix: list[int], now: float) -> None:
-        seq.table = self.blocks.allocate(len(seq.token_ids), prefix)
-        seq.num_computed_tokens = len(prefix) * self.blocks.block_size
-        if seq.lacks_prompt_logprobs:
-            seq.prompt_logprobs = []  # all over again after a preemption
-        if seq.admission_time is None:
-            seq.admission_time = seq.prefill_start = now
-            seq.num_cached_tokens = seq.num_computed_tokens
-        if self.blocks.enable_prefix_cache:
-            self._counters.prefix_query_tokens += len(seq.token_ids)
-            self._counters.prefix_hit_tokens += seq.num_computed_tokens
 
     def _grant(self, seq: Sequence) -> None:
         assert seq.table is not None

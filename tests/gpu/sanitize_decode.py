@@ -18,7 +18,7 @@ def decode(lengths, num_kv_heads, group, head_dim, block_size):
     tables = torch.randperm(len(lengths) * width, device="cuda", dtype=torch.int32).view(len(lengths), width)
     q = torch.randn(len(lengths), num_kv_heads * group, head_dim, device="cuda").bfloat16()
     lse = torch.empty(q.shape[:2], device="cuda")
-    assert paged_decode(q, kv, tables, lens, lse=lse).isfinite().all()
+    assert paged_decode(q, kv, tables, lens, lse=lse)[lens > 0].isfinite().all()
 
 
 def main():

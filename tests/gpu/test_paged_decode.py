@@ -53,11 +53,11 @@ def check(context_lens, num_kv_heads, group, head_dim, block_size, dtype=torch.b
     scale = 0.7 / head_dim**0.5
     paged_decode(q, kv, tables, lens, scale=scale, out=out, lse=lse, **options)
     want, want_lse = reference(q, kv, tables, context_lens, scale)
-    error = ((out.double() - want).norm() / want.norm()).item()
-    assert error < 5e-3, f"relative error {error}"
     real = lens > 0
+    error = ((out[real].double() - want[real]).norm() / want.norm()).item()
+    assert error < 5e-3, f"relative error {error}"
     assert torch.allclose(lse[real].double(), want_lse[real], atol=1e-3, rtol=1e-4)
-    assert not out[~real].any()
+    assert out[~real].isnan().all(), "rows of padding are left as they are"
     return error
 
 
@@ -109,7 +109,7 @@ def test_all_rows_are_padding():
     q = torch.randn(3, 4, 64, device=DEVICE).bfloat16()
     lens = torch.zeros(3, dtype=torch.int32, device=DEVICE)
     out = paged_decode(q, kv, tables.expand(3, -1).contiguous(), lens, out=torch.full_like(q, float("nan")))
-    assert not out.any()
+    assert out.isnan().all()
 
 
 def test_captured_graph_follows_growing_contexts():
@@ -132,7 +132,8 @@ def test_captured_graph_follows_growing_contexts():
         out.fill_(float("nan"))
         graph.replay()
         want, _ = reference(q, kv, tables, lengths, 128**-0.5)
-        assert ((out.double() - want).norm() / want.norm()).item() < 5e-3, lengths
+        error = out[lens > 0].double() - want[lens > 0]
+        assert (error.norm() / want.norm()).item() < 5e-3, lengths
     assert not workspace.arrivals.any()
 
 

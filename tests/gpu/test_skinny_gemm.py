@@ -40,7 +40,7 @@ def test_against_float64(dtype, n, k):
 
     tolerance = 3e-3 if dtype == torch.bfloat16 else 4e-4
     torch.manual_seed(n + k)
-    for m in (1, 3, 8, 9, 16, 17, 32, 50, 64, 100, 128):
+    for m in (1, 3, 8, 9, 16, 17, 32, 50, 64, 100, 128, 129, 200, 256, 300, 512):
         x, weight, bias = make(m, n, k, dtype)
         plain = x.double() @ weight.double().T
         for with_bias in (False, True):
@@ -56,7 +56,7 @@ def test_against_float64(dtype, n, k):
             assert error(skinny_linear_silu_mul(x, weight, given_bias, out), expected) < tolerance
 
 
-@pytest.mark.parametrize("m", [1, 8, 16, 32, 64, 128])
+@pytest.mark.parametrize("m", [1, 8, 16, 32, 64, 128, 200, 256, 384])
 def test_a_chain_under_pdl_equals_the_chain_without(m):
     """Each kernel starts while the one before still runs; a missing wait would show as a different sum."""
     from nanopd.kernels.norm import add_rms_norm, rms_norm
@@ -104,7 +104,10 @@ def test_every_tile_and_split(rows, splits):
 
     torch.manual_seed(rows + splits)
     config = StreamConfig(rows, splits)
-    for m, n, k in ((5, 592, 2112), (33, 208, 2048), (64, 1024, 1024), (77, 416, 4096), (128, 1024, 2560)):
+    shapes = [(5, 592, 2112), (33, 208, 2048), (64, 1024, 1024), (77, 416, 4096), (128, 1024, 2560)]
+    if config.stages(256) > 1:
+        shapes += [(130, 592, 2112), (192, 208, 2048), (256, 1024, 2560), (600, 208, 4096)]
+    for m, n, k in shapes:
         x, weight, bias = make(m, n, k, torch.bfloat16)
         product = x.double() @ weight.double().T + bias.double()
         out = torch.full((m, n), float("nan"), device=DEVICE, dtype=torch.bfloat16)
@@ -123,5 +126,7 @@ def test_bad_arguments():
     x, weight, _ = make(1, 64, 512, torch.bfloat16)
     with pytest.raises(ValueError, match="weight must have shape"):
         skinny_linear(x, weight[:, :256])
-    with pytest.raises(ValueError, match="1 to 128 rows"):
-        skinny_linear(torch.zeros(129, 512, device=DEVICE, dtype=torch.bfloat16), weight)
+    with pytest.raises(ValueError, match="a multiple of 64"):
+        skinny_linear(
+            torch.zeros(9, 520, device=DEVICE, dtype=torch.bfloat16), torch.cat([weight, weight[:, :8]], dim=1)
+        )

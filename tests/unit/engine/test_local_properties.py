@@ -137,7 +137,7 @@ class Client:
 
 
 def build(setup: Setup, drafter: KnowingDrafter) -> Engine:
-    config = SchedulerConfig(setup.max_seqs, setup.batch_tokens, setup.chunk_size, setup.watermark)
+    config = SchedulerConfig(setup.max_seqs, setup.batch_tokens, setup.chunk_size, watermark=setup.watermark)
     blocks = BlockManager(setup.num_blocks, setup.block_size, setup.prefix_cache)
     executor = ScriptedExecutor(setup.num_blocks, setup.block_size, VOCAB_SIZE)
     scheduler = Scheduler(config, blocks, MAX_MODEL_LEN)

@@ -53,3 +53,39 @@ def test_every_token_is_fed_once_beside_decodes():
         engine.collect()
         engine.report()
     assert ends == [(0, 236), (236, 472), (472, 708), (708, 900)]
+
+
+@pytest.mark.parametrize(
+    ("before", "budget", "expected"),
+    [
+        (0, 2048, 256),
+        (160, 2048, 96),  # three eighths of 256 are left: the step still ends at 256
+        (161, 2048, 351),
+        (400, 512, 112),
+        (500, 512, 12),  # the step's own bound
+    ],
+)
+def test_prompts_are_spread_to_multiples(before, budget, expected):
+    plan = plan_with(before, budget)
+    plan.spread_prompts(256)
+    assert plan.budget == expected
+
+
+def test_spread_prompts_are_computed_whole_beside_decodes():
+    config = SchedulerConfig(max_num_batched_tokens=512, prefill_chunk_size=None, step_multiple=64)
+    scheduler = Scheduler(config, BlockManager(num_blocks=512, block_size=16), max_model_len=4096)
+    engine = Engine(scheduler, ScriptedExecutor(512, 16), VirtualClock())
+    for index in range(30):
+        sampling = SamplingParams(max_tokens=60 - index, temperature=0.0, ignore_eos=True)
+        engine.run_local(f"r{index}", Request(f"r{index}", (index,) * 50, sampling))
+    fed, num_tokens = 0, 0
+    while engine.has_work:
+        batch = engine.launch()
+        num_decodes = batch.num_decodes
+        prompt_tokens = sum(s.num_tokens for s in batch.slices) - num_decodes
+        fed += prompt_tokens
+        if fed < 30 * 50 and prompt_tokens:
+            assert prompt_tokens + num_decodes == -(-(num_decodes + 24) // 64) * 64
+        engine.collect()
+        num_tokens += sum(len(output.token_ids) for output in engine.report().outputs)
+    assert fed == 30 * 50 and num_tokens == sum(60 - index for index in range(30))
