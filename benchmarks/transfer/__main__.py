@@ -6,7 +6,7 @@
 ``--devices`` the sender's and the receiver's; the same GPU twice measures two processes on it.
 
 rates     Scattered 16-token blocks from this process to the pool of another: from the push to the fence seen by ``poll`` (wall) and as the transport
-          reports it, newly drawn block ids each time; plain copies over PCIe and the copy engine's batches for comparison.
+          reports it, newly drawn block ids each time; strided copies by the copy engine and plain ones over PCIe for comparison.
 overlap   The production worker (engine, hand-off, sender) prefills prompts and pushes chunk by chunk into the other process's pool; in between, like
           prompts without a push. Exposed: from the first token's arrival on the host to the fence. A trace of one prefill is kept (Perfetto).
 ttft      A cluster of one prefill and one decode worker, processes, requests one at a time, from the client's clock: disaggregated beside collocated.
@@ -45,7 +45,7 @@ def main() -> None:
         with PoolProcess(setting.pool_shape, second) as peer:
             if "rates" in parts:
                 if not setting.on_cpu:
-                    measure_pcie(first, record.note)
+                    measure_pcie(setting.devices, record.note)
                 measure_rates(setting, peer, record.note)
             if "overlap" in parts:
                 measure_overlap(setting, peer, record.note, args.out)

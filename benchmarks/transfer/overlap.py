@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,11 +21,10 @@ from nanopd.profiler.pool_process import PoolProcess
 from nanopd.request import Request, SamplingParams
 from nanopd.scheduler import Scheduler
 from nanopd.workers.background import BackgroundExecutor, WatchfulExecutor
+from nanopd.workers.process import PUSH_POLL_S, wake_promptly
 from nanopd.workers.wall_clock import WallClock
 from nanopd.workers.worker import Worker
 
-_NAP_S = 0.0001  # between looks at pushes, and Python's patience with threads: as in workers/process.py
-_SWITCH_S = 0.0005
 _WARM_UPS = 3
 
 
@@ -87,7 +85,7 @@ class PrefillBench:
         exposed_ms = 0.0
         while True:
             if not self._worker.has_work:
-                time.sleep(_NAP_S)
+                time.sleep(PUSH_POLL_S)
             self._worker.step()
             for message in self._said():
                 if isinstance(message, KvPushed):
@@ -110,14 +108,14 @@ class PrefillBench:
 
     def _meanwhile(self) -> bool:
         if self._worker.is_pushing:
-            time.sleep(_NAP_S)
+            time.sleep(PUSH_POLL_S)
             self._worker.look_at_pushes()
         return self._worker.is_pushing
 
 
 def measure_overlap(setting: Setting, peer: PoolProcess, note: Note, trace: Path | None) -> None:
     """The best transport with every chunk size, the others with the first. ``trace``: where the trace of one prefill goes, on a GPU."""
-    sys.setswitchinterval(_SWITCH_S)
+    wake_promptly()
     best, *others = setting.transports
     bench = PrefillBench(setting, peer)
     for transport, chunk in (

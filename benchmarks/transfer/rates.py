@@ -15,7 +15,6 @@ from nanopd.kv_transfer.transport import KvSender, PoolHandle
 from nanopd.profiler.pool_process import PoolProcess, digest, fill
 
 RELAY_VARIANTS = (
-    (6, 16, 2),
     (8, 16, 3),
     (8, 16, 4),
     (6, 32, 3),
@@ -27,7 +26,7 @@ Ids = list[int]
 
 
 def measure_rates(setting: Setting, peer: PoolProcess, note: Note) -> None:
-    """Every transport and size, compared bit for bit once; on a GPU also the copy engine's batches and the relay made differently."""
+    """Every transport and size, compared bit for bit once; on a GPU also the copy engine and the relay made differently."""
     endpoint = open_endpoint("bench", setting.devices[0])
     shape = setting.pool_shape
     pool = endpoint.allocate(torch.Size(shape).numel() * torch.bfloat16.itemsize).view(torch.bfloat16).view(shape)
@@ -57,15 +56,19 @@ def measure_rates(setting: Setting, peer: PoolProcess, note: Note) -> None:
 
     for transport in setting.transports:
         sender = sender_over(endpoint, pool, transport)
+        push = pusher(sender, peer.handle, transport != "peer_to_peer")
+        all_ids = list(range(shape[1]))
+        for _ in range(_WARM_UPS):  # clocks rise with work
+            push(all_ids, all_ids)
         for num_tokens in setting.pushes:
-            rate(transport, num_tokens, pusher(sender, peer.handle, transport != "peer_to_peer"))
+            rate(transport, num_tokens, push)
         sender.close()
     if not setting.on_cpu:
-        from benchmarks.transfer.copy_engine import CopyEngine
+        from benchmarks.transfer.strided_copy import CopyEngine
 
         with CopyEngine(pool, peer.handle) as engine:
             for num_tokens in setting.pushes:
-                rate("copy engine, batch", num_tokens, engine.push)
+                rate("copy engine", num_tokens, engine.push)
         for variant in RELAY_VARIANTS:
             num_slots, mib, read_ahead = variant
             with (
@@ -94,24 +97,24 @@ def pusher(sender: KvSender, handle: PoolHandle, has_thread: bool) -> Callable[[
     return push
 
 
-def measure_pcie(device: str, note: Note, num_bytes: int = 256 << 20) -> None:
-    """What plain copies of large pinned buffers reach, each way alone and both at once: the relay's ceiling."""
-    pairs = []
-    for _ in range(2):
-        host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
-        pairs.append((host, torch.empty(num_bytes, dtype=torch.uint8, device=device)))
-    (host_a, device_a), (host_b, device_b) = pairs
-    down, up = (host_a, device_a), (device_b, host_b)
-    streams = [torch.cuda.Stream(device) for _ in range(2)]
-    for what, copies in (("to host", [down]), ("to device", [up]), ("both at once", [down, up])):
+def measure_pcie(devices: tuple[str, str], note: Note, num_bytes: int = 256 << 20) -> None:
+    """What plain copies of large pinned buffers reach, from the first device and to the second, alone and both at once: the relay's ceiling."""
+    hosts = [torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True) for _ in devices]
+    down, up = (torch.empty(num_bytes, dtype=torch.uint8, device=device) for device in devices)
+    streams = [torch.cuda.Stream(device) for device in devices]
+    copies = {"to host": [(streams[0], hosts[0], down)], "to device": [(streams[1], up, hosts[1])]}
+    copies["both at once"] = copies["to host"] + copies["to device"]
+    for direction, pairs in copies.items():
         rates = []
         for _ in range(3):
-            torch.cuda.synchronize(device)
+            for stream in streams:
+                stream.synchronize()
             began = time.perf_counter()
             for _ in range(4):
-                for stream, (target, source) in zip(streams, copies, strict=False):
+                for stream, target, source in pairs:
                     with torch.cuda.stream(stream):
                         target.copy_(source, non_blocking=True)
-            torch.cuda.synchronize(device)
+            for stream, _, _ in pairs:
+                stream.synchronize()
             rates.append(4 * num_bytes / (time.perf_counter() - began) / 1e9)
-        note(what="pcie", direction=what, gb_s_each_way=round(max(rates), 1))
+        note(what="pcie", direction=direction, gb_s_each_way=round(max(rates), 1))

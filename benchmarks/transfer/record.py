@@ -15,6 +15,7 @@ _TITLES = {
     "pcie": "Plain copies of large pinned buffers",
     "overlap": "Prefill beside its push",
     "ttft": "Time to first token, client's clock, idle system",
+    "ttft parts": "Where that time goes: to the first token, and from the end of the prefill to the second",
 }
 
 

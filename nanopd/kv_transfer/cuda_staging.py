@@ -41,7 +41,7 @@ class CudaStaging:
 
     def load(self, block_ids: Sequence[int]) -> torch.Tensor:
         with torch.cuda.stream(self._streams[0]):
-            (ids,) = on_device((block_ids,), self._device)
+            ids = on_device(block_ids, self._device)
         self._streams[0].synchronize()  # the other streams read them, too
         return ids
 

@@ -1,5 +1,6 @@
 """One worker's end of a transport: it gives the KV pool its memory, exports it to peers, and sends from it."""
 
+from math import prod
 from typing import Protocol
 
 import torch
@@ -41,3 +42,9 @@ def describe_pool(pool: torch.Tensor, transport: str, name: str) -> PoolHandle:
 def num_bytes_per_block(pool: torch.Tensor) -> int:
     """Bytes of one block over all layers."""
     return pool[:, 0].numel() * pool.element_size()
+
+
+def piece_bytes(handle: PoolHandle) -> int:
+    """Bytes of one block in one layer: contiguous in the pool."""
+    dtype: torch.dtype = getattr(torch, handle.dtype)
+    return prod(handle.shape[2:]) * dtype.itemsize

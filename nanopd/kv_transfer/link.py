@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nanopd.errors import TransferError
+from nanopd.kv_transfer.endpoint import piece_bytes
 from nanopd.kv_transfer.transport import LinkSender, PoolHandle
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ _PCIE_GB_S = 50.0
 _NVLINK_GB_S = {8: 250.0, 9: 380.0, 10: 760.0}
 _SAME_DEVICE_GB_S = 250.0  # few SMs copy; the memory itself would carry several times that
 _FAR_BELOW = 0.5
+_FULL_RATE_PIECE_BYTES = 32 << 10  # smaller (layer, block) pieces are moved more slowly, whatever the link
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +72,17 @@ def rank_by_probe(device: torch.device, name: str, destination: PoolHandle, send
         "failed": failures,
         "probe_ms": round((time.perf_counter() - began) * 1e3, 1),
     }
-    best = rates[order[0]] if order else 0.0
-    is_slow = best < _FAR_BELOW * expected_gb_s(link, order[0] if order else "")
-    level = logging.WARNING if is_slow or failures else logging.INFO
-    logger.log(
-        level, "KV link%s: %s", " far below its rate" if is_slow and order else "", report, extra={"kv_link": report}
-    )
+    expected = expected_gb_s(link, order[0], piece_bytes(destination)) if order else 0.0
+    is_slow = bool(order) and rates[order[0]] < _FAR_BELOW * expected
+    report["expected_gb_s"] = round(expected, 1)
+    level = logging.WARNING if is_slow or failures or not order else logging.INFO
+    logger.log(level, "KV link%s: %s", " far below its rate" if is_slow else "", report, extra={"kv_link": report})
     return order
 
 
-def expected_gb_s(link: Link, transport: str) -> float:
-    """What a transport could carry over a link: a relay never more than PCIe does."""
-    return min(link.gb_s, _PCIE_GB_S) if transport == "pinned_relay" else link.gb_s
+def expected_gb_s(link: Link, transport: str, num_piece_bytes: int) -> float:
+    """What a transport could carry over a link, in pieces of this size: a relay no more than PCIe does, half of it where both ways share one."""
+    gb_s = link.gb_s
+    if transport == "pinned_relay":
+        gb_s = min(gb_s, _PCIE_GB_S / 2 if link.kind == "same device" else _PCIE_GB_S)
+    return gb_s * min(1.0, num_piece_bytes / _FULL_RATE_PIECE_BYTES)

@@ -56,6 +56,7 @@ class Worker:
         """``checksum`` of blocks of this worker's pool: when given, hand-offs are checked end to end."""
         self.engine = engine
         self.outbox: list[FromWorker] = []
+        self.say_now: Callable[[], None] = lambda: None  # called when the outbox should not wait for the end of a step
         self._sender = sender
         self._clock = clock
         self._block_size = block_size
@@ -214,6 +215,8 @@ class Worker:
         )
         if deltas:
             self.outbox.append(TokensOut(deltas))
+            if report.computed:  # a first token does not wait for the push of its prompt
+                self.say_now()
         for out in report.outputs:
             self._note_output(out)
         for reservation in report.reserved:

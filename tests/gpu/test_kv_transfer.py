@@ -22,10 +22,10 @@ PEER_DEVICE = f"cuda:{torch.cuda.device_count() - 1}"
 class End:
     """An endpoint of this process."""
 
-    def __init__(self, transport="auto", name="here"):
+    def __init__(self, transport="auto", name="here", shape=SHAPE):
         self.endpoint = open_endpoint(name, "cuda:0", transport)
-        num_bytes = torch.Size(SHAPE).numel() * 2
-        self.pool = self.endpoint.allocate(num_bytes).view(torch.bfloat16).view(SHAPE)
+        num_bytes = torch.Size(shape).numel() * 2
+        self.pool = self.endpoint.allocate(num_bytes).view(torch.bfloat16).view(shape)
         self.handle = self.endpoint.export(self.pool)
         self.sender = self.endpoint.sender(self.pool)
 
@@ -106,6 +106,16 @@ def test_inside_one_process(transport):
     with End(transport, "a") as a, End(transport, "b") as b:
         fill(a.pool, 1)
         source_ids, destination_ids = shuffled(3)
+        assert a.push(b.handle, source_ids, destination_ids).error is None
+        torch.cuda.synchronize()
+        assert digest(b.pool, destination_ids) == digest(a.pool, source_ids)
+
+
+def test_layers_may_lie_more_than_2_gib_apart():
+    shape = (2, 33_000, 2, 8, 16, 128)
+    with End("peer_to_peer", "a", shape) as a, End("peer_to_peer", "b", shape) as b:
+        fill(a.pool, 1)
+        source_ids, destination_ids = [32_999, 0, 20_000], [7, 32_998, 31_111]
         assert a.push(b.handle, source_ids, destination_ids).error is None
         torch.cuda.synchronize()
         assert digest(b.pool, destination_ids) == digest(a.pool, source_ids)

@@ -13,7 +13,7 @@ from nanopd.kv_transfer.link import Link, rank_by_probe
 from nanopd.kv_transfer.transport import PoolHandle, PushResult
 
 HERE = PoolHandle("cuda", "here", 1, 8, 4, 1, 1, "float32", "cuda:0")
-THERE = PoolHandle("cuda", "there", 1, 8, 4, 1, 1, "float32", "cuda:1")
+THERE = PoolHandle("cuda", "there", 1, 8, 16, 8, 128, "bfloat16", "cuda:1")
 
 
 class FakeSender:
@@ -155,6 +155,19 @@ def test_a_link_far_below_its_rate_is_warned_of(nvlink, slow, caplog):
 def test_a_relay_is_measured_against_pcie(nvlink, caplog):
     assert nvlink([FakeSender("pinned_relay", 40.0)]) == ["pinned_relay"]
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "transport", "num_bytes", "gb_s"),
+    [
+        ("NVLink", "peer_to_peer", 64 << 10, 380.0),
+        ("NVLink", "peer_to_peer", 8 << 10, 95.0),
+        ("NVLink", "pinned_relay", 64 << 10, 50.0),
+        ("same device", "pinned_relay", 64 << 10, 25.0),
+    ],
+)
+def test_what_is_expected_depends_on_link_transport_and_pieces(kind, transport, num_bytes, gb_s):
+    assert link.expected_gb_s(Link(kind, 380.0), transport, num_bytes) == gb_s
 
 
 def test_a_path_that_is_not_there_is_left_out_and_warned_of(nvlink, fast, caplog):

@@ -103,6 +103,26 @@ def test_a_local_leg_streams_and_ends(depth):
     pair.assert_nothing_is_held()
 
 
+def test_a_first_token_does_not_wait_for_the_push_of_its_prompt():
+    pair, events = Pair(), []
+    worker = pair.workers["p"]
+    push = worker._sender.push
+
+    def noted_push(*args):
+        events.append("push")
+        push(*args)
+
+    def say_now():
+        events.extend(kinds(worker.outbox))
+        worker.outbox.clear()
+
+    worker._sender.push, worker.say_now = noted_push, say_now
+    request = make_request(4)
+    pair.prefill(request, pair.reserve(request))
+    pair.steps()
+    assert events == ["TokensOut", "push"]
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("num_prompt", [1, 4, 6, 7, 8, 21, 24])
 def test_a_handoff_gives_the_same_tokens(num_prompt, depth):
