@@ -1,9 +1,10 @@
 """What the cost model says against the real engine, request by request, on a CPU worker of one thread.
 
-    python benchmarks/cost_model.py --profile cpu_smollm2 --out benchmarks/results/NAME      (writes NAME.json and NAME.md)
+    python -m benchmarks.cost_model --profile cpu_smollm2 --out benchmarks/results/NAME      (writes NAME.json and NAME.md)
 
 Two runs of the same engine and scheduler over the same arrivals. Real: the model runner, on a clock that counts the thread's own CPU time (what other
 programs take of the machine does not enter), and jumps over idle time. Predicted: an executor that takes as long as the profile's step model says.
+Live: every step of the real run as the router would have foreseen it that had heard of the steps before, heartbeat by heartbeat.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.fidelity.steps import by_profile, describe_errors, foreseen, step_errors
 from nanopd.batch import Batch, StepResult
 from nanopd.block_manager import BlockManager
 from nanopd.config import CacheConfig, EngineConfig, SchedulerConfig
@@ -74,7 +76,7 @@ class PredictedStep:
 def serve(
     engine: Engine, clock: JumpingClock, specs: list[RequestSpec], vocab_size: int
 ) -> tuple[list[list[float]], list[tuple[StepFeatures, float]]]:
-    """Token times of every request (seconds after its arrival), and every step with its milliseconds."""
+    """Token times of every request (seconds after its arrival), and every step."""
     start, pending, steps = clock.now(), list(enumerate(specs)), []
     times: list[list[float]] = [[] for _ in specs]
     prompts = [token_ids(spec, vocab_size) for spec in specs]
@@ -134,16 +136,13 @@ def run(profile: HardwareProfile, specs: list[RequestSpec]) -> dict[str, Any]:
     vocab_size = runner.model_config.vocab_size
     real, steps = serve(make_engine(runner, clock), clock, specs, vocab_size)
     predicted, _steps = serve(make_engine(PredictedExecutor(profile, virtual), virtual), virtual, specs, vocab_size)
-    by_kind: dict[str, list[float]] = {}
-    for features, ms in steps:
-        by_kind.setdefault(features.kind, []).append(abs(profile.step.predict_ms(features) / ms - 1.0))
-    errors = {kind: round(median(values), 4) for kind, values in by_kind.items()}
-    errors["all"] = round(median(error for values in by_kind.values() for error in values), 4)
-    inside = [profile.step.quantile_ms(f, 0.05) <= ms <= profile.step.quantile_ms(f, 0.95) for f, ms in steps]
+    model = profile.step
+    inside = [model.quantile_ms(f, 0.05) <= ms <= model.quantile_ms(f, 0.95) for f, ms in steps]
     return {
         "num_requests": len(specs),
         "num_steps": len(steps),
-        "step_error": errors,
+        "step_error": step_errors(by_profile(model, steps), steps),
+        "foreseen_step_error": step_errors(foreseen(model, steps), steps),
         "step_interval_90_covers": round(sum(inside) / len(inside), 3),
         "requests": compare(real, predicted),
     }
@@ -157,8 +156,9 @@ def markdown(record: dict[str, Any]) -> str:
         f"Commit {record['commit']}, profile {record['profile']}, load average at start {record['load_average']}. `{record['command']}`.",
         "",
         f"{result['num_requests']} requests, {record['workload']}; {result['num_steps']} steps, times in the thread's own CPU time. Median error "
-        f"of a step's time: {', '.join(f'{kind} {error:.1%}' for kind, error in result['step_error'].items())}; the predicted 90 % interval "
-        f"covers {result['step_interval_90_covers']:.0%} of the steps.",
+        f"of a step's time (median excess) by the profile: {describe_errors(result['step_error'])}; the predicted 90 % interval covers "
+        f"{result['step_interval_90_covers']:.0%} of the steps. By the profile and the steps before, told by heartbeats as to the router: "
+        f"{describe_errors(result['foreseen_step_error'])}.",
         "",
         "| measure | real p50 | median error of a request | error of p50 | error of p90 |",
         "| --- | --- | --- | --- | --- |",
@@ -194,7 +194,7 @@ def main() -> None:
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit,
-        "command": "python " + " ".join(sys.argv),
+        "command": "python -m benchmarks.cost_model " + " ".join(sys.argv[1:]),
         "hardware": profile.hardware,
         "torch": torch.__version__,
         "profile": args.profile,

@@ -22,7 +22,7 @@ from benchmarks.fidelity.cluster import serve_cluster
 from benchmarks.fidelity.profiles import load_average, profile_now, sharing_now
 from benchmarks.fidelity.rows import LIMITS, Row, compare, table
 from benchmarks.fidelity.simulated import simulated_rows
-from benchmarks.fidelity.steps import describe_errors, step_errors
+from benchmarks.fidelity.steps import by_profile, describe_errors, foreseen, step_errors
 from benchmarks.fidelity.trace import describe, make_trace
 from nanopd.config import ClusterConfig, EngineConfig
 from nanopd.config.options import build_configs
@@ -66,7 +66,12 @@ def main() -> None:
         "clock": runs[0][1],
         "sharing": asdict(sharing) if sharing is not None else None,
         "runs": [
-            {"comparison": compare(rows, simulated), "steps": step_errors(profile, steps)} for rows, _, steps in runs
+            {
+                "comparison": compare(rows, simulated),
+                "steps": step_errors(by_profile(profile.step, steps), steps),
+                "foreseen_steps": step_errors(foreseen(profile.step, steps), steps),
+            }
+            for rows, _, steps in runs
         ],
         "real": [[asdict(row) for row in rows] for rows, _, _ in runs],
         "simulated": [asdict(row) for row in simulated],
@@ -162,7 +167,11 @@ def markdown(record: dict[str, Any]) -> str:
             "",
         ]
         if run["steps"]:
-            lines += [f"Median error of a step's time (median excess): {describe_errors(run['steps'])}.", ""]
+            lines += [
+                f"Median error of a step's time by the profile (median excess): {describe_errors(run['steps'])}. By the profile and the steps "
+                f"before, told by heartbeats as to the router: {describe_errors(run['foreseen_steps'])}.",
+                "",
+            ]
     return "\n".join(lines)
 
 

@@ -30,14 +30,13 @@ from nanopd.profiler.hardware import hardware_name, read_bandwidth_gb_s
 from nanopd.profiler.host import host_step_ms
 from nanopd.profiler.points import measurements
 from nanopd.profiler.steps import StepBench
-from nanopd.profiler.transfer import TransferBench, fit_transfer, measure_transfer
+from nanopd.profiler.transfer import fit_transfer, measure_transfer
 
 _NUM_FOLDS = 5
 _MIN_ROUNDS = 3
 _NUM_CPU_WARM_UPS = 4  # a GPU first chooses its kernels for every shape
 _CPU_POOL_TOKENS, _GPU_POOL_TOKENS = 12_288, 300_000
 _GPU_MIN_SEQS, _GPU_MIN_STEP_TOKENS = 256, 8192  # a GPU is measured this far, whatever its worker's limits
-_TRANSFER_BLOCKS = 256
 _HOST_BATCH = 8
 
 Progress = Callable[[str, float], None]  # what is being done, the share of all that is done
@@ -127,7 +126,10 @@ def profile_runner(
     progress("KV transfer", 0.9)
     transport, pushes = "given", dict[int, list[float]]()
     if transfer is None:
-        transport, pushes = _measure_transfer(runner, config.cache.block_size, 3 if quick else 9, seed)
+        devices = _transfer_devices(runner.device)
+        transport, pushes = measure_transfer(
+            runner.model_config, config.cache.block_size, devices, num_rounds=3 if quick else 9, seed=seed
+        )
         transfer = fit_transfer(pushes)
     progress("host overhead", 0.95)
     host_ms = host_step_ms(_HOST_BATCH, config.cache.block_size)
@@ -189,15 +191,6 @@ def _fitted(
         held_out_errors=held_out_errors(times, ladders, seed),
         samples=tuple(StepSample(case.features, median(values)) for case, values in times.items()),
     )
-
-
-def _measure_transfer(
-    runner: ModelRunner, block_size: int, num_rounds: int, seed: int = 0
-) -> tuple[str, dict[int, list[float]]]:
-    """The transport's name, and milliseconds by bytes."""
-    devices = _transfer_devices(runner.device)
-    with TransferBench(runner.model_config, runner.dtype, block_size, _TRANSFER_BLOCKS, devices, seed) as bench:
-        return bench.transport, measure_transfer(bench, num_rounds)
 
 
 def _measure_steps(

@@ -14,7 +14,7 @@ from nanopd.profiler import load_runner, measured_config, profile_device, profil
 from nanopd.profiler.grid import Case
 from nanopd.profiler.host import host_step_ms
 from nanopd.profiler.steps import StepBench
-from nanopd.profiler.transfer import TransferBench, measure_transfer
+from nanopd.profiler.transfer import measure_transfer
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,11 @@ def test_a_batch_is_the_case(config: EngineConfig) -> None:
 
 
 def test_the_real_transport_is_timed() -> None:
-    with TransferBench(tiny_config(), "float32", 8, 16, ("cpu", "cpu")) as bench:
-        assert bench.transport == "shared_memory"
-        times = measure_transfer(bench, 2)
-    assert list(times) == [size * bench.block_bytes for size in (1, 4)]
+    """Between two processes: every size in bytes, each round of it."""
+    transport, times = measure_transfer(tiny_config(), 8, ("cpu", "cpu"), num_rounds=2)
+    assert transport == "shared_memory"
+    block_bytes = min(times)
+    assert list(times) == [block_bytes << power for power in range(8)]
     assert all(len(values) == 2 and min(values) > 0.0 for values in times.values())
 
 
