@@ -7,6 +7,8 @@
 2. *Simulate*: plays a Poisson trace to the cluster in virtual time, with that profile.
 3. *Serve*: plays the same trace to real workers; the router decides for each request with the same cost model.
 4. *Report*: latencies, predicted and real, and which way the requests went. ``--out FILE`` keeps it as JSON.
+
+Each line about progress begins with the seconds since the start. ``--profile FILE`` keeps the profile; the next run reads it instead of measuring.
 """
 
 import argparse
@@ -83,13 +85,19 @@ def make_trace(args: argparse.Namespace) -> list[RequestSpec]:
 
 
 async def serve(
-    options: dict[str, Any], specs: Sequence[RequestSpec], seed: int, tick: Callable[[], None]
+    options: dict[str, Any],
+    specs: Sequence[RequestSpec],
+    seed: int,
+    say: Callable[[str], None],
+    tick: Callable[[], None],
 ) -> list[Served]:
     """Sends every request when it is due, whatever the cluster does (open loop)."""
     async with AsyncLLM(**options) as llm:
+        say("the workers are ready")
         vocab_size = llm.controller.model_config.vocab_size
         prompts = [token_ids(spec, vocab_size, seed) for spec in specs]
         await llm.generate("Hello", SamplingParams(max_tokens=4))  # kernels compile and memory is touched
+        say("the first answer came; the trace begins")
         start = time.perf_counter()
 
         async def one(spec: RequestSpec, prompt: Sequence[int]) -> Served:
@@ -164,24 +172,33 @@ def show(report: dict[str, Any], console: Console, slo: Slo) -> None:
 
 def main() -> None:
     args = parse()
-    console = Console(highlight=False)
+    console, begun = Console(highlight=False), time.perf_counter()
+
+    def say(what: str) -> None:
+        console.print(f"{time.perf_counter() - begun:6.1f} s  {what}", markup=False)
+
     options = {"model": args.model, "load_format": args.load_format, "device": args.device, "dtype": args.dtype}
     if args.num_blocks is not None:
         options["num_blocks"] = args.num_blocks
     if args.device != "cuda":
         options["num_threads"] = args.num_threads
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "profile.json"
-        profile = measure(options, args.profile_s, path)
+        path = args.profile or Path(folder) / "profile.json"
+        if path.exists():
+            say(f"{path} is there: nothing is measured")
+            profile = HardwareProfile.load(path)
+        else:
+            say("measuring steps and the KV transfer")
+            profile = measure(options, args.profile_s, path)
         specs = make_trace(args)
-        console.print(
-            f"\n{len(specs)} requests at {args.rate:g} per second (Poisson) to {args.workers}, policy adaptive:"
-        )
+        say(f"starting {args.workers}, policy adaptive: {len(specs)} requests at {args.rate:g} per second (Poisson)")
         cluster = {"workers": args.workers, "strategy": "adaptive", "policy": "adaptive", "profile": str(path)}
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task("served", total=len(specs))
-            served = asyncio.run(serve(options | cluster, specs, args.seed, lambda: bar.advance(task)))
+            served = asyncio.run(serve(options | cluster, specs, args.seed, say, lambda: bar.advance(task)))
+    say("served; simulating the same trace")
     report = compare(served, profile, specs, args.workers)
+    say("done\n")
     show(report, console, specs[0].slo)
     if (sentence := caution(profile, args)) is not None:
         console.print(sentence)
@@ -211,6 +228,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-threads", type=int, default=1, help="of each CPU worker (%(default)s)")
     parser.add_argument("--num-blocks", type=int, default=512, help="KV blocks of each worker (%(default)s)")
     parser.add_argument("--profile-s", type=float, default=10.0, help="seconds of measuring steps (%(default)s)")
+    parser.add_argument("--profile", type=Path, metavar="FILE.json", help="read if there, else measured and kept")
     parser.add_argument("--requests", type=int, default=24, help="(%(default)s)")
     parser.add_argument("--rate", type=float, default=0.5, help="requests per second (%(default)s)")
     parser.add_argument("--prompt-scale", type=float, default=0.15, help="of 64 to 2048 tokens (%(default)s)")

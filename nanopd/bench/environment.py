@@ -36,7 +36,7 @@ def describe_environment() -> Environment:
     """Of this machine, now; an engine at a URL may run on another."""
     return Environment(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join(["nanopd", *sys.argv[1:]]),
+        command=shlex.join([*_program(), *sys.argv[1:]]),
         commit=_commit(),
         cpu=_cpu(),
         num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -46,6 +46,15 @@ def describe_environment() -> Environment:
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         versions={"nanopd": __version__} | {name: version for name in _PACKAGES if (version := _version(name))},
     )
+
+
+def _program() -> list[str]:
+    """How the running program is called: ``nanopd``, ``python -m MODULE`` or ``python FILE``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return ["nanopd"] if Path(sys.argv[0]).stem == "nanopd" else ["python", sys.argv[0]]
+    module = spec.name.removesuffix(".__main__")
+    return ["nanopd"] if module == "nanopd" else ["python", "-m", module]
 
 
 def _commit() -> str:

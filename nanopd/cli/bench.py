@@ -10,6 +10,7 @@ from nanopd.cli.bench_device import add_device_kinds, add_out, record_base
 from nanopd.cli.bench_files import add_file_kinds
 
 if TYPE_CHECKING:
+    from nanopd.bench.cell import Cell
     from nanopd.bench.load import Lengths, Load
     from nanopd.bench.record import Record
     from nanopd.bench.runner import Connection
@@ -182,8 +183,18 @@ def _run_loads(args: argparse.Namespace, loads: "Sequence[Load]") -> int:
     check_free(base)
     record = _empty_record(args)
     loads = [load.with_slo(record.slo) for load in loads]
-    cells = tuple(run(record.arms, loads, _connection(args), progress, args.repeats))
-    return _finish(base, record, cells, ())
+    cells: list[Cell] = []
+    findings: tuple[str, ...] = ()
+    try:
+        for cell in run(record.arms, loads, _connection(args), progress, args.repeats):
+            cells.append(cell)
+    except KeyboardInterrupt:
+        if not cells:
+            raise
+        planned = len(record.arms) * len(loads) * args.repeats
+        findings = (f"Interrupted: {len(cells)} of {planned} measurements were made.",)
+    _finish(base, record, cells, findings)
+    return 130 if findings else 0
 
 
 def _sweep(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nanopd.bench.plots.pool import Group, few, groups, loads_of
-from nanopd.bench.plots.style import PART_COLOURS, Looks, finish, origin_of, panels
+from nanopd.bench.plots.style import PART_COLOURS, Looks, finish, name_arms, origin_of, panels
 from nanopd.bench.record import Record
 from nanopd.metrics import percentile
 
@@ -111,7 +111,7 @@ def phases(record: Record) -> Figure | None:
                 range(len(here)), means, 0.65, bottom=bottoms, color=colour, hatch=hatch, edgecolor="white", label=title
             )
             bottoms = [bottom + mean for bottom, mean in zip(bottoms, means, strict=True)]
-        ax.set_xticks(range(len(here)), [group.arm for group in here])
+        name_arms(ax.xaxis, [group.arm for group in here], figure.get_figwidth() / min(len(labels), 3))
         ax.set_title(label)
         ax.set_ylabel("milliseconds per request, mean")
         ax.grid(axis="x", visible=False)

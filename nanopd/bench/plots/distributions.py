@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nanopd.bench.plots.pool import few, groups, loads_of
-from nanopd.bench.plots.style import Looks, finish, origin_of, panels
+from nanopd.bench.plots.style import Looks, finish, name_arms, origin_of, panels
 from nanopd.bench.record import Record
 
 _MIN_VIOLIN = 3  # requests
@@ -34,7 +34,7 @@ def violins(record: Record) -> Figure | None:
             )
         for name in ("cbars", "cmins", "cmaxes", "cmedians"):
             drawn[name].set(color="black", linewidth=0.9)
-        ax.set_xticks(range(len(here)), [group.arm for group in here])
+        name_arms(ax.xaxis, [group.arm for group in here], figure.get_figwidth() / min(len(labels), 3))
         ax.set_ylim(bottom=0.0)
         ax.set_title(label)
         ax.set_ylabel("E2E, milliseconds")

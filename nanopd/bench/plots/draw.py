@@ -45,7 +45,9 @@ RECORD_FIGURES = {
 }
 PROFILE_FIGURES = {
     "decode_scaling": Plot(profile.decode_scaling, "the measurements that nanopd profile keeps"),
-    "interference": Plot(profile.interference, "the measurements that nanopd profile keeps"),
+    "interference": Plot(
+        profile.interference, "two prompt lengths beside decodes, which a quick profile of a GPU has not"
+    ),
     "latency_comparison": Plot(profile.latency_comparison, "room for a prompt of 256 tokens"),
 }
 TRANSFER_FIGURES = {"rate": Plot(transfer_rate, "measured sizes")}

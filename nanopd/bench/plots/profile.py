@@ -49,7 +49,7 @@ def _decode_curve(
 def interference(profile: HardwareProfile) -> Figure | None:
     """What ``n`` prompt tokens add to a step of running decodes, against what moving their KV to another worker takes."""
     points = profile.measurements.interference if profile.measurements is not None else ()
-    if not points:
+    if len({point.num_tokens for point in points}) < 2:
         return None
     batches = few([str(batch) for batch in sorted({point.batch for point in points})], _MAX_CURVES)
     looks = Looks([*batches, "transfer"])

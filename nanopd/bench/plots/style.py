@@ -100,6 +100,13 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
     return max(1, min(len(labels), int(width / (0.6 + 0.066 * max(map(len, labels), default=0)))))
 
 
+def name_arms(axis: Axis, names: Sequence[str], panel_inches: float) -> None:
+    """A tick for each arm; slanted where they would not fit beside each other (see ``_legend_columns`` for the width of a character)."""
+    fits = len(names) * 0.072 * max(map(len, names)) < panel_inches - 0.7
+    slant: Any = {} if fits else {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
+    axis.set_ticks(range(len(names)), list(names), **slant)
+
+
 def log_axis(axis: Axis) -> None:
     """Logarithmic, with plain numbers, also between the powers of ten where there are few of those."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]

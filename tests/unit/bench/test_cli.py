@@ -1,9 +1,13 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.bench_records import rate_record
 
-from nanopd.bench.record import write_record
+from nanopd.bench import runner
+from nanopd.bench.cell import Cell
+from nanopd.bench.record import read_record, write_record
 from nanopd.cli import main
 
 
@@ -50,3 +54,18 @@ def test_plot_and_compare_work_on_files(tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "figures" / "run_latency_by_rate.svg").exists()
     assert main(["bench", "compare", f"{path}:collocated", f"{path}:adaptive"]) == 0
     assert "differs" in capsys.readouterr().out
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_args: Any) -> Iterator[Cell]:
+        yield rate_record().cells[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    assert main(["bench", "static", "--out", str(tmp_path / "run")]) == 130
+    record = read_record(tmp_path / "run.json")
+    assert len(record.cells) == 1
+    assert record.findings[0] == "Interrupted: 1 of 9 measurements were made."
+    assert record.findings[0] in (tmp_path / "run.md").read_text()

@@ -186,6 +186,7 @@ def test_commands_named_in_the_text(page: str, command: str, monkeypatch: pytest
         return check_make([name])
     if program == "python":
         if name == "-m":
+            monkeypatch.syspath_prepend(REPOSITORY)  # where such a command is given
             import_module(words[2])
             return
         source = (REPOSITORY / name).read_text()
