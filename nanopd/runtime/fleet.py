@@ -1,6 +1,7 @@
 """The workers as running things: started, introduced to one another, watched, restarted, stopped. Knows nothing of requests."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from nanopd.workers.options import WorkerOptions
 logger = logging.getLogger(__name__)
 
 _GOODBYE_S = 5.0  # for a worker to end after Shutdown, then it is killed
+_LAST_WORDS_S = 1.0  # for a message that its sender's end has overtaken
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class Member:
     hello: Hello | None = None  # None: not ready
     ready_at: float = 0.0
     last_words: str = ""
+    has_spoken: asyncio.Event = field(default_factory=asyncio.Event)  # its last words are there
     given_up: bool = False
     task: "asyncio.Task[None] | None" = field(default=None)
 
@@ -79,13 +82,16 @@ class Fleet:
         return hellos
 
     def received(self, worker_id: str, incarnation: int, message: FromWorker) -> None:
-        """Takes a message from a worker and passes it on; one of an earlier life is dropped."""
+        """Takes a message from a worker and passes it on. One of an earlier life is dropped, but last words may come after the end."""
         member = self.members.get(worker_id)
-        if member is None or member.incarnation != incarnation or not member.is_alive:
+        if member is None or member.incarnation != incarnation:
             return
         if isinstance(message, Failed):
             member.last_words = message.error
-        elif isinstance(message, Hello):
+            member.has_spoken.set()
+        if not member.is_alive:
+            return
+        if isinstance(message, Hello):
             self._introduce(member, message)
         self._deliver(WorkerMessage(worker_id, incarnation, message))
         if isinstance(message, Hello) and not member.first_hello.done():
@@ -136,6 +142,9 @@ class Fleet:
             self._part_with(member)
             if self._stopping:
                 return
+            if lived_s == 0.0 and not member.last_words:  # nothing waits for a worker that never was ready
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(member.has_spoken.wait(), _LAST_WORDS_S)
             sentence = f"worker {worker_id} {how}" + (f": {member.last_words}" if member.last_words else "")
             if not self._serving and not member.first_hello.done():
                 member.first_hello.set_exception(WorkerError(sentence))
@@ -153,6 +162,7 @@ class Fleet:
     async def _live(self, member: Member) -> str:
         """One life; returns how it ended."""
         member.last_words = ""
+        member.has_spoken.clear()
         member.is_alive = True
         options = WorkerOptions(
             member.spec.worker_id,

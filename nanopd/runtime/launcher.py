@@ -98,13 +98,16 @@ class ThreadHandle:
             with contextlib.suppress(RuntimeError):  # the loop was closed without waiting for us
                 loop.call_soon_threadsafe(self._ended.set_result, code)
 
-        threading.Thread(target=run, name=f"nanopd-{options.worker_id}", daemon=True).start()
+        self._thread = threading.Thread(target=run, name=f"nanopd-{options.worker_id}", daemon=True)
+        self._thread.start()
 
     def kill(self) -> None:
         self._stop.set()
 
     async def wait(self) -> str:
-        return f"exited with code {await asyncio.shield(self._ended)}"
+        code = await asyncio.shield(self._ended)
+        self._thread.join()  # telling the loop was the last it did
+        return f"exited with code {code}"
 
 
 def _has_descriptor(stream: object) -> bool:

@@ -18,6 +18,7 @@ from nanopd.request import FinishReason, Request, SamplingParams, Strategy
 from nanopd.runtime import controller as controller_module
 from nanopd.runtime.clock import WallClock
 from nanopd.runtime.controller import Controller
+from nanopd.runtime.ipc import ControllerChannel
 from nanopd.runtime.launcher import InProcessLauncher
 from nanopd.runtime.supervisor import RestartPolicy
 
@@ -264,6 +265,24 @@ def test_a_worker_that_cannot_start_says_why(short_tmp):
     asyncio.run(run())
     assert list(short_tmp.iterdir()) == []
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("nanopd")]
+
+
+def test_last_words_are_heard_even_after_the_end(short_tmp, monkeypatch):
+    """The end of a worker and its last message come by different ways; either may be first."""
+    receive = ControllerChannel.receive
+
+    async def slow(self, deliver):
+        loop = asyncio.get_running_loop()
+        await receive(self, lambda *message: loop.call_later(0.2, deliver, *message))
+
+    monkeypatch.setattr(ControllerChannel, "receive", slow)
+
+    async def run():
+        scripted = ScriptedWorkers(fails={"decode-0": [ConfigError("num_blocks must be at least 1, got 0")]})
+        with pytest.raises(WorkerError, match="decode-0 .*num_blocks must be at least 1, got 0"):
+            await make_controller(scripted).start()
+
+    asyncio.run(run())
 
 
 def test_a_worker_that_keeps_dying_is_given_up_and_its_requests_end():
