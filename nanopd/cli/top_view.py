@@ -31,7 +31,8 @@ def render(frame: Frame, width: int) -> RenderableType:
     """Workers, what runs, what has ended; ``width`` in characters."""
     live = frame.live
     server = live.server
-    title = Text(f"nanopd  {server.model}  {server.topology}  {server.strategy}", style="bold")
+    strategy = f"adaptive (policy {server.policy})" if server.strategy == "adaptive" else server.strategy
+    title = Text(f"nanopd  {server.model}  {server.topology}  {strategy}", style="bold")
     parts: list[RenderableType] = [title, _headline(frame), _stages(live), _rate(live, width), _workers(live.workers)]
     if live.requests:
         parts.append(_running(live.requests))

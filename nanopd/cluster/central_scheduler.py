@@ -22,14 +22,14 @@ from nanopd.cluster.events import (
     WorkerMessage,
 )
 from nanopd.cluster.handoff_graph import HandoffGraph
-from nanopd.cluster.leg_book import LegBook, LegKind, OpenLeg
+from nanopd.cluster.leg_book import LegKind, OpenLeg
+from nanopd.cluster.legs import Legs
 from nanopd.cluster.reconcile import reconcile
 from nanopd.cluster.registry import Registry
 from nanopd.cluster.snapshot import ClusterSnapshot, Counters, take_snapshot
 from nanopd.cluster.tracked_request import RequestState, TrackedRequest
 from nanopd.config import ClusterConfig
 from nanopd.messages import (
-    Abort,
     Heartbeat,
     Hello,
     KvPushed,
@@ -58,9 +58,9 @@ class CentralScheduler:
         self.counters = Counters()
         self._requests: dict[str, TrackedRequest] = {}
         self._queued: deque[str] = deque()
-        self._legs = LegBook()
-        self._handoffs = HandoffGraph()
         self._deadlines = Deadlines()
+        self._legs = Legs(self.workers, self._deadlines, config.abort_timeout_s)
+        self._handoffs = HandoffGraph()
         self._commands: list[Command] = []
         self._now = 0.0
 
@@ -111,12 +111,13 @@ class CentralScheduler:
 
     @property
     def num_open_legs(self) -> int:
-        return len(self._legs)
+        return len(self._legs.book)
 
     def snapshot(self) -> ClusterSnapshot:
         """The cluster at the time of the last event."""
         workers, requests = self.view.workers.values(), self._requests.values()
-        return take_snapshot(self._now, workers, requests, self.counters, len(self._legs))
+        fit = self.view.step_model.fit if self.view.step_model is not None else None
+        return take_snapshot(self._now, workers, requests, self.counters, len(self._legs.book), fit)
 
     # ---- requests
 
@@ -151,12 +152,12 @@ class CentralScheduler:
         self.counters.count_attempt(planned.chosen.path, tracked.attempt, fell_back)
         chosen, output = planned.chosen, tuple(tracked.output)
         if chosen.path == "collocated":
-            self._open_leg(tracked, LegKind.LOCAL, chosen.decode_worker)
+            self._legs.open(tracked, LegKind.LOCAL, chosen.decode_worker, self._now)
             self._send(chosen.decode_worker, RunLocal(tracked.leg, tracked.planned, output))
             tracked.enter(RequestState.LOCAL, self._now, f"on {chosen.decode_worker}")
         else:
             self._handoffs.open(tracked.request.request_id, chosen.prefill_worker, chosen.decode_worker)
-            self._open_leg(tracked, LegKind.DECODE, chosen.decode_worker)
+            self._legs.open(tracked, LegKind.DECODE, chosen.decode_worker, self._now)
             self._send(chosen.decode_worker, Reserve(tracked.leg, tracked.planned, output))
             tracked.enter(RequestState.RESERVING, self._now, f"on {chosen.decode_worker}")
             self._deadlines.add(self._now + self.config.reserve_timeout_s, Wait.RESERVE, leg=tracked.leg)
@@ -192,41 +193,13 @@ class CentralScheduler:
 
     # ---- legs
 
-    def _open_leg(self, tracked: TrackedRequest, kind: LegKind, worker_id: str, fills: OpenLeg | None = None) -> None:
-        entry = self._legs.open(tracked.leg, kind, worker_id, self.workers[worker_id].incarnation, self._now, fills)
-        tracked.legs.append(entry)
-        num_tokens = len(tracked.request.prompt_token_ids) + len(tracked.output)
-        self.workers.leg_opened(entry, num_tokens, tracked.decision.chosen.num_cached_tokens)
-
-    def _close_leg(self, entry: OpenLeg) -> None:
-        self._carry_out(self._legs.close(entry, self._now))
-        self.workers.leg_closed(entry)
-
     def _abort_legs(self, tracked: TrackedRequest) -> None:
         self._handoffs.close(tracked.request.request_id)
-        for entry in tracked.legs:
-            self._carry_out(self._legs.abort(entry, self._now))
+        self._commands += self._legs.abort(tracked.legs, self._now)
 
-    def _carry_out(self, aborts: list[Send]) -> None:
-        """Sends aborts, each with its deadline."""
-        for send in aborts:
-            assert isinstance(send.message, Abort)
-            when = self._now + self.config.abort_timeout_s
-            self._deadlines.add(
-                when, Wait.ABORT, leg=send.message.leg, worker_id=send.worker_id, incarnation=send.incarnation
-            )
-        self._commands += aborts
-
-    def _leg_lost(self, entry: OpenLeg, why: str) -> None:
-        """A leg is gone without its LegEnded; the request, if this was part of its current attempt, tries again."""
-        tracked = self._tracked(entry)
-        self._close_leg(entry)
-        if tracked is not None:
-            self._retry(tracked, why)
-
-    def _tracked(self, entry: OpenLeg) -> TrackedRequest | None:
+    def _tracked(self, entry: OpenLeg | None) -> TrackedRequest | None:
         """The unfinished request whose current attempt this leg belongs to."""
-        tracked = self._requests.get(entry.leg.request_id)
+        tracked = self._requests.get(entry.leg.request_id) if entry is not None else None
         return tracked if tracked is not None and entry in tracked.legs else None
 
     # ---- messages
@@ -253,21 +226,21 @@ class CentralScheduler:
                 self._heartbeat(worker, event.message)
 
     def _reserved(self, worker: WorkerView, message: Reserved) -> None:
-        entry = self._legs.get(worker.worker_id, worker.incarnation, message.leg)
-        tracked = self._tracked(entry) if entry is not None else None
+        entry = self._legs.book.get(worker.worker_id, worker.incarnation, message.leg)
+        tracked = self._tracked(entry)
         if entry is None or tracked is None or tracked.state is not RequestState.RESERVING:
             return
         prefiller = self.workers[tracked.decision.chosen.prefill_worker]
         if not prefiller.ready:
             self._retry(tracked, f"{prefiller.worker_id} was lost before the prefill began")
             return
-        self._open_leg(tracked, LegKind.PREFILL, prefiller.worker_id, fills=entry)
+        self._legs.open(tracked, LegKind.PREFILL, prefiller.worker_id, self._now, fills=entry)
         self._send(prefiller.worker_id, tracked.prefill(message, worker.worker_id, worker.incarnation))
         tracked.enter(RequestState.PREFILLING, self._now, f"on {prefiller.worker_id}")
 
     def _tokens(self, worker: WorkerView, delta: TokenDelta) -> None:
-        entry = self._legs.get(worker.worker_id, worker.incarnation, delta.leg)
-        tracked = self._tracked(entry) if entry is not None else None
+        entry = self._legs.book.get(worker.worker_id, worker.incarnation, delta.leg)
+        tracked = self._tracked(entry)
         if entry is None or tracked is None:
             return
         expected = len(tracked.output)
@@ -286,8 +259,8 @@ class CentralScheduler:
             self._start_decode_if_ready(tracked)
 
     def _kv_pushed(self, worker: WorkerView, message: KvPushed) -> None:
-        entry = self._legs.get(worker.worker_id, worker.incarnation, message.leg)
-        tracked = self._tracked(entry) if entry is not None else None
+        entry = self._legs.book.get(worker.worker_id, worker.incarnation, message.leg)
+        tracked = self._tracked(entry)
         if tracked is None or tracked.state is not RequestState.PREFILLING or tracked.pushed is not None:
             return
         tracked.pushed = message
@@ -307,11 +280,11 @@ class CentralScheduler:
         tracked.enter(RequestState.DECODING, self._now, f"on {worker_id}")
 
     def _leg_ended(self, worker: WorkerView, message: LegEnded) -> None:
-        entry = self._legs.get(worker.worker_id, worker.incarnation, message.leg)
+        entry = self._legs.book.get(worker.worker_id, worker.incarnation, message.leg)
         if entry is None:
             return
         tracked = self._tracked(entry)
-        self._close_leg(entry)
+        self._commands += self._legs.close(entry, self._now)
         if tracked is None:
             return
         tracked.take_times(entry.kind, message.times)
@@ -329,11 +302,17 @@ class CentralScheduler:
 
     def _heartbeat(self, worker: WorkerView, heartbeat: Heartbeat) -> None:
         worker.stats = heartbeat.stats
-        worker.steps = heartbeat.steps
-        found = reconcile(self._legs, worker, heartbeat, self._now, self.config.reconcile_grace_s)
-        self._commands += found.unknown
+        if (model := self.workers.view.step_model) is not None:
+            model.learn(heartbeat.steps)
+        found = reconcile(self._legs.book, worker, heartbeat, self._now, self.config.reconcile_grace_s)
+        self._commands += found.aborts
         for entry in found.missing:
-            self._leg_lost(entry, f"{worker.worker_id} no longer knows its part")
+            if (tracked := self._tracked(entry)) is None:
+                continue  # its abort waits for its writer's end
+            if entry.kind is LegKind.PREFILL and tracked.state is RequestState.DECODING:
+                self._commands += self._legs.abort([entry], self._now)  # only the word that it ended is lost
+            else:
+                self._retry(tracked, f"{worker.worker_id} no longer knows its part")
         patience = self.config.reconcile_grace_s + heartbeat.loop_age_s
         for entry in found.unstarted:
             tracked = self._tracked(entry)
@@ -346,12 +325,12 @@ class CentralScheduler:
             return
         worker.ready = False
         self.counters.worker_losses += 1
-        lost = self._legs.of_worker(event.worker_id, event.incarnation)
+        lost = self._legs.book.of_worker(event.worker_id, event.incarnation)
         affected = [t for entry in lost if (t := self._tracked(entry)) is not None]
         affected += [t for t in self._requests.values() if t.waits_to_prefill_on(event.worker_id) and t not in affected]
         for entry in lost:
             if entry.is_open:
-                self._close_leg(entry)
+                self._commands += self._legs.close(entry, self._now)
         for tracked in affected:
             self._retry(tracked, f"{event.worker_id} was lost")
 
@@ -387,7 +366,7 @@ class CentralScheduler:
 
     def _worker_waited(self, worker: WorkerView, deadline: Deadline) -> None:
         if deadline.wait is Wait.ABORT and deadline.leg is not None:
-            if self._legs.get(worker.worker_id, worker.incarnation, deadline.leg) is not None:
+            if self._legs.book.get(worker.worker_id, worker.incarnation, deadline.leg) is not None:
                 self._give_up(worker, "it did not end an aborted request in time")
         elif worker.ready and self._now - self.workers.heard_at(worker) >= self.config.heartbeat_timeout_s:
             self._give_up(worker, "it has been silent for too long")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from nanopd.cluster.tracked_request import TrackedRequest
 from nanopd.config import Role
+from nanopd.cost_model import StepFit
 from nanopd.messages import WorkerStats
 from nanopd.router import WorkerView
 from nanopd.router.plan import Decision
@@ -74,6 +75,7 @@ class ClusterSnapshot:
     requests: tuple[RequestSnapshot, ...]
     counters: Counters
     num_open_legs: int
+    fit: StepFit | None = None  # of the step model that the router plans with, if it does
 
 
 def take_snapshot(
@@ -82,6 +84,7 @@ def take_snapshot(
     requests: Iterable[TrackedRequest],
     counters: Counters,
     num_open_legs: int,
+    fit: StepFit | None = None,
 ) -> ClusterSnapshot:
     """Copies what the central scheduler knows at ``now``."""
     return ClusterSnapshot(
@@ -104,4 +107,5 @@ def take_snapshot(
         ),
         counters,
         num_open_legs,
+        fit,
     )

@@ -18,6 +18,7 @@ POLICIES = (
     "taichi",
     "kairos",
     "adaptive",
+    "auto",  # adaptive where a profile fits the hardware and model, else original
 )  # of the router, for strategy ADAPTIVE; nanopd.router builds them
 
 
@@ -93,7 +94,7 @@ class ClusterConfig:
 
     topology: Topology = Topology(num_collocated=1)
     strategy: Strategy = Strategy.ADAPTIVE
-    policy: str = "original"  # one of POLICIES: how the router decides
+    policy: str = "auto"  # one of POLICIES: how the router decides
     profile: str | None = None  # what `nanopd profile` wrote, or a bundled one's name; None: the closest bundled one
     on_hopeless: str = (
         "serve"  # or "reject" (policy adaptive): a request that states objectives no plan is likely to keep (429)

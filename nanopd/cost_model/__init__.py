@@ -7,10 +7,10 @@ serving), ``TransferModel`` how long KV is on its way, ``HardwareProfile`` keeps
 from nanopd.cost_model.derive import original_parameters
 from nanopd.cost_model.features import StepFeatures, StepSample
 from nanopd.cost_model.fit import Ladders, fit_step_model, median_error
-from nanopd.cost_model.online import OnlineStepModel
+from nanopd.cost_model.online import OnlineStepModel, StepFit
 from nanopd.cost_model.original import OriginalParameters
 from nanopd.cost_model.profile import HardwareProfile, bundled, bundled_names
-from nanopd.cost_model.step_model import StepModel, StepTerms
+from nanopd.cost_model.step_model import StepModel, StepPredictor, StepTerms
 from nanopd.cost_model.transfer import TransferModel
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "OnlineStepModel",
     "OriginalParameters",
     "StepFeatures",
+    "StepFit",
     "StepModel",
+    "StepPredictor",
     "StepSample",
     "StepTerms",
     "TransferModel",

@@ -1,25 +1,43 @@
 """The step model kept true while serving, by live steps.
 
-Two things change. Slowly and for good: a device clocks down, another tenant shares its memory; each of the offline prediction's three parts (tokens,
-prompt attention, context reading) gets a factor, 1 at first, by recursive least squares. And all at once for a while: neighbours of a CPU worker
-come and go, so that a step says much about the next one's *pace*, measured over predicted time; that is smoothed over a few steps.
+Two things change. Slowly and for good: a device clocks down, another tenant shares its memory; each of the offline prediction's four parts (tokens
+of steps without and with prompts, prompt attention, context reading) gets a factor, 1 at first, by recursive least squares. And all at once for a
+while: neighbours of a CPU worker come and go, so that steps say much about the next ones' *pace*, measured over predicted time; that is smoothed over
+a few steps.
 
-Either is used only while it has lately predicted better than doing without, clearly: on stationary data it cannot make predictions worse.
+Either is used only while it has lately predicted what the next heartbeat told better than doing without, clearly: on stationary data it cannot make
+predictions worse. One model is for all workers of a cluster: they are alike, and plans that weigh one against another need one measure.
 """
 
+from collections.abc import Sequence
 from math import exp, log, sqrt
+
+import msgspec
 
 from nanopd.cost_model.features import StepFeatures
 from nanopd.cost_model.step_model import StepModel
 from nanopd.messages import StepTiming
 
+_NUM_PARTS = 4
+_LEARNT_STEPS = 8  # of a heartbeat's, at most
 _PRIOR_VARIANCE = 0.05  # of a factor: 1 plus or minus a fifth
-_PACE_GAIN = 0.2  # what a step's error moves the pace by: the last five count
+_PACE_GAIN = 0.3  # what a step's error moves the pace by: the last three count
 _OUTLIER = 5.0  # typical deviations from which a step is one
 _MAX_OUTLIERS = 8  # in a row: then the world has changed
 _ERROR_RATE = 0.02  # of the running errors' means
+_RATIO_RATE = 0.1  # of the ratio's mean over heartbeats
 _MARGIN = 0.1  # share of the incumbent's error that a challenger must have saved,
-_CONFIDENCE = 2.0  # and by that many standard errors
+_CONFIDENCE = 2.0  # and by that many standard errors,
+_WORTHWHILE = 0.002  # and so much of a step's time
+
+
+class StepFit(msgspec.Struct, frozen=True):
+    """How well a worker's steps are predicted, for who watches."""
+
+    num_steps: int  # learnt from
+    error: float  # mean relative error of late
+    offline_error: float  # the same of the profile alone
+    ratio: float  # measured over what the profile says, of late
 
 
 class _Contest:
@@ -40,51 +58,68 @@ class _Contest:
         self._saved_squared += _ERROR_RATE * ((theirs - ours) ** 2 - self._saved_squared)
         saved = self.incumbent - self.challenger
         deviation = sqrt(max(0.0, self._saved_squared - saved * saved) * _ERROR_RATE / 2.0)
-        self.is_won = saved > max(_MARGIN * self.incumbent, _CONFIDENCE * deviation)
+        self.is_won = saved > max(_WORTHWHILE, _MARGIN * self.incumbent, _CONFIDENCE * deviation)
 
 
 class OnlineStepModel:
-    """Predicts as ``StepModel`` does; ``observe`` teaches it. About 2 microseconds a prediction, 50 an observation."""
+    """Predicts as ``StepModel`` does; ``learn`` teaches it. About a microsecond a prediction, 30 a step learnt."""
 
     def __init__(self, offline: StepModel, forgetting: float = 0.995) -> None:
         if not 0.5 < forgetting <= 1.0:
             raise ValueError(f"forgetting must be in (0.5, 1], got {forgetting}")
         self.offline = offline
-        self.factors = [1.0, 1.0, 1.0]
+        self.factors = [1.0] * _NUM_PARTS
         self.num_observed = self.num_outliers = 0
+        self.ratio = 1.0  # measured over predicted of late, outliers included
+        self.is_corrected = False  # predictions use the factors
+        self.pace = 1.0  # what predictions are multiplied with, for now
+        self.offline_ratio = 1.0  # measured over what the profile says
         self._log_pace = 0.0
         self._forgetting = forgetting
         self._covariance = _prior()
         self._by_factors, self._by_pace = _Contest(), _Contest()
         self._deviation = 0.1  # typical |error| of corrected predictions, relative
         self._outliers_in_a_row = 0
+        self._offline_ms = offline.predict_ms
+        self._apply()
 
     @property
-    def is_corrected(self) -> bool:
-        """Whether predictions use the factors."""
-        return self._by_factors.is_won
-
-    @property
-    def pace(self) -> float:
-        """What predictions are multiplied with, for now."""
-        return exp(self._log_pace) if self._by_pace.is_won else 1.0
-
-    @property
-    def error(self) -> float:
-        """Mean relative error of late, of the predictions in use."""
-        return self._by_pace.challenger if self._by_pace.is_won else self._by_pace.incumbent
+    def fit(self) -> StepFit:
+        contest = self._by_pace
+        error = contest.challenger if contest.is_won else contest.incumbent
+        return StepFit(self.num_observed, error, self._by_factors.incumbent, self.offline_ratio)
 
     def predict_ms(self, f: StepFeatures) -> float:
-        lasting = _weighted(self.factors, self.offline.parts_ms(f)) if self.is_corrected else self.offline.predict_ms(f)
-        return lasting * self.pace
+        """The median time of a step, milliseconds, as things are now."""
+        ms = self._offline_ms(f)
+        if f.num_prefill_tokens:
+            scale, attention, context = self._prompts
+            return scale * ms + attention * f.prefill_attention + context * f.decode_context
+        scale, context = self._decodes
+        return scale * ms + context * f.decode_context
 
-    def quantile_ms(self, f: StepFeatures, q: float) -> float:
-        """The offline quantile, moved by the same factor as the median."""
-        predicted = self.offline.predict_ms(f)
-        return self.offline.quantile_ms(f, q) * (self.predict_ms(f) / predicted if predicted else 1.0)
+    def learn(self, steps: Sequence[StepTiming]) -> None:
+        """From what a heartbeat tells of: all steps if they are few, some of many. Steps far off are left out, unless they keep coming."""
+        some = steps[:: max(1, -(-len(steps) // _LEARNT_STEPS))]
+        if predicted_ms := sum(self.predict_ms(StepFeatures.of_timing(timing)) for timing in some):
+            measured_ms = sum(timing.step_ms for timing in some)
+            self.ratio += _RATIO_RATE * (measured_ms / predicted_ms - self.ratio)
+        pace = exp(self._log_pace)  # as it was before the heartbeat: later steps of it are no test
+        for timing in some:
+            self._learn(timing, pace)
+        self.is_corrected = self._by_factors.is_won
+        self.pace = exp(self._log_pace) if self._by_pace.is_won else 1.0
+        self._apply()
 
-    def observe(self, timing: StepTiming) -> None:
-        """Learns from a live step. Steps far off are left out, unless they keep coming."""
+    def _apply(self) -> None:
+        """Puts the correction in the form that is quickest to apply: of the offline prediction, of attention and context beside it."""
+        factors = self.factors if self.is_corrected else [1.0] * _NUM_PARTS
+        decodes, prompts, attention, context = [self.pace * factor for factor in factors]
+        terms = self.offline.terms
+        self._decodes = decodes, (context - decodes) * terms.context_ms
+        self._prompts = prompts, (attention - prompts) * terms.attention_ms, (context - prompts) * terms.context_ms
+
+    def _learn(self, timing: StepTiming, pace: float) -> None:
         parts = self.offline.parts_ms(StepFeatures.of_timing(timing))
         if sum(parts) <= 0.0 or timing.step_ms <= 0.0:
             return
@@ -94,8 +129,9 @@ class OnlineStepModel:
         if self._is_outlier(1.0 - corrected):
             return
         lasting = corrected if self.is_corrected else offline
+        self.offline_ratio += _ERROR_RATE * (1.0 / offline - self.offline_ratio)
         self._by_factors.note(1.0 - offline, 1.0 - corrected)
-        self._by_pace.note(1.0 - lasting, 1.0 - lasting * exp(self._log_pace))
+        self._by_pace.note(1.0 - lasting, 1.0 - lasting * pace)
         self._log_pace -= _PACE_GAIN * (log(lasting) + self._log_pace)
         self._update(inputs, 1.0 - corrected)
 
@@ -111,27 +147,27 @@ class OnlineStepModel:
         self._deviation = max(self._deviation + 0.05 * (abs(error) - self._deviation), 0.005)
         return False
 
-    def _update(self, inputs: list[float], error: float) -> None:
+    def _update(self, inputs: Sequence[float], error: float) -> None:
         """One step of recursive least squares; the noise is the typical deviation squared."""
-        covariance, indices = self._covariance, range(3)
+        covariance, forgetting = self._covariance, self._forgetting
         noise = max(self._deviation, 0.02) ** 2
-        spread = [sum(covariance[i][j] * inputs[j] for j in indices) for i in indices]
-        denominator = noise * self._forgetting + sum(inputs[i] * spread[i] for i in indices)
+        spread = [_weighted(row, inputs) for row in covariance]
+        denominator = noise * forgetting + _weighted(inputs, spread)
         gain = [value / denominator for value in spread]
-        for i in indices:
-            self.factors[i] = max(0.05, self.factors[i] + gain[i] * error)
-        for i in indices:
-            for j in indices:
-                covariance[i][j] = (covariance[i][j] - gain[i] * spread[j]) / self._forgetting
-        largest = max(covariance[i][i] for i in indices)
+        self.factors = [max(0.05, factor + g * error) for factor, g in zip(self.factors, gain, strict=True)]
+        rows = zip(covariance, gain, strict=True)
+        grown = [[(c - g * s) / forgetting for c, s in zip(row, spread, strict=True)] for row, g in rows]
+        largest = max(row[i] for i, row in enumerate(grown))
         if largest > _PRIOR_VARIANCE:  # directions no step has looked at must not grow without bound
             shrink = _PRIOR_VARIANCE / largest
-            self._covariance = [[value * shrink for value in row] for row in covariance]
+            grown = [[value * shrink for value in row] for row in grown]
+        self._covariance = grown
 
 
 def _prior() -> list[list[float]]:
-    return [[_PRIOR_VARIANCE if i == j else 0.0 for j in range(3)] for i in range(3)]
+    return [[_PRIOR_VARIANCE if i == j else 0.0 for j in range(_NUM_PARTS)] for i in range(_NUM_PARTS)]
 
 
-def _weighted(factors: list[float], parts: list[float] | tuple[float, float, float]) -> float:
-    return factors[0] * parts[0] + factors[1] * parts[1] + factors[2] * parts[2]
+def _weighted(weights: Sequence[float], values: Sequence[float]) -> float:
+    (a, b, c, d), (w, x, y, z) = values, weights
+    return w * a + x * b + y * c + z * d

@@ -16,6 +16,7 @@ a step with prompts, by ``prompt_ladder``.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -72,6 +73,14 @@ class StepTerms(msgspec.Struct, frozen=True):
                 )
 
 
+class StepPredictor(Protocol):
+    """Whatever says how long a step takes."""
+
+    def predict_ms(self, f: StepFeatures) -> float:
+        """The median time of a step, milliseconds."""
+        ...
+
+
 class StepModel:
     """Predicts steps from ``StepTerms``. A prediction takes well under 2 microseconds: the tables are spread out at construction."""
 
@@ -123,10 +132,12 @@ class StepModel:
         ratios = self.terms.ratio_quantiles.get(f.kind)
         return self.predict_ms(f) * (interpolate(QUANTILE_LEVELS, ratios, q) if ratios else 1.0)
 
-    def parts_ms(self, f: StepFeatures) -> tuple[float, float, float]:
-        """The prediction in three parts: what tokens cost, prompt attention, the decodes' reading of their context."""
+    def parts_ms(self, f: StepFeatures) -> tuple[float, float, float, float]:
+        """The prediction in four parts: what tokens cost in a step without prompts, or in one with prompts (other kernels, and a hotter device);
+        prompt attention; the decodes' reading of their context."""
         attention, context = self._attention * f.prefill_attention, self._context * f.decode_context
-        return self.predict_ms(f) - attention - context, attention, context
+        tokens = self.predict_ms(f) - attention - context
+        return (0.0, tokens, attention, context) if f.num_prefill_tokens else (tokens, 0.0, 0.0, context)
 
     def _decode_only(self, num_decodes: int) -> float:
         padded = padded_count(self.terms.ladder, num_decodes)

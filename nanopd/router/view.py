@@ -4,7 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from nanopd.config import Role
-from nanopd.messages import StepTiming, WorkerStats
+from nanopd.cost_model import OnlineStepModel
+from nanopd.messages import WorkerStats
 
 
 @dataclass(slots=True)
@@ -33,7 +34,6 @@ class WorkerView:
     max_model_len: int = 0
     kv_bytes_per_token: int = 0
     stats: WorkerStats = field(default_factory=WorkerStats)
-    steps: tuple[StepTiming, ...] = ()  # that the last heartbeat told of
     legs: dict[tuple[str, int], LegLoad] = field(default_factory=dict)  # (request id, attempt) -> load
 
     num_decoding: int = 0  # sequences that decode here or will (reservations count: they hold blocks)
@@ -80,6 +80,7 @@ class ClusterView:
     """All workers, by id."""
 
     workers: dict[str, WorkerView] = field(default_factory=dict)
+    step_model: OnlineStepModel | None = None  # of a router that plans with one: heartbeats teach it
 
     def ready(self, *roles: Role, avoid: Collection[str] = ()) -> list[WorkerView]:
         """Ready workers of any of the roles (all when none is given), those to avoid left out unless nothing else is left."""

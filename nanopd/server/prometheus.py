@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from nanopd.cluster.events import EmitTokens, FinishRequest
 from nanopd.cluster.snapshot import ClusterSnapshot, WorkerSnapshot
+from nanopd.cost_model import StepFit
 from nanopd.request import Request
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class _SnapshotCollector(Collector):
         snapshot = self._snapshot()
         yield from _totals(snapshot)
         yield GaugeMetricFamily("nanopd_requests_in_flight", "Accepted and not finished", value=len(snapshot.requests))
+        if snapshot.fit is not None:
+            for name, text, of_fit in _FIT_GAUGES:
+                yield GaugeMetricFamily(f"nanopd_{name}", text, value=of_fit(snapshot.fit))
         for name, text, value in _WORKER_GAUGES:
             yield _per_worker(GaugeMetricFamily(f"nanopd_{name}", text, labels=("worker", "role")), snapshot, value)
         for name, text, value in _WORKER_COUNTERS:
@@ -115,6 +119,11 @@ _WORKER_GAUGES: tuple[tuple[str, str, _WorkerValue], ...] = (
     ("kv_cache_usage_ratio", "Share of KV blocks owned by sequences", _kv_use),
     ("kv_blocks", "KV blocks of the worker", lambda worker: worker.num_blocks),
     ("step_seconds", "Moving median of the step time", lambda worker: worker.stats.step_ms / 1e3),
+)
+_FIT_GAUGES: tuple[tuple[str, str, Callable[[StepFit], float]], ...] = (
+    ("step_model_error_ratio", "Mean error of the step times that the router foresaw, of late", lambda fit: fit.error),
+    ("step_model_profile_error_ratio", "The same by the profile alone", lambda fit: fit.offline_error),
+    ("step_model_profile_ratio", "Step times over those of the profile, of late", lambda fit: fit.ratio),
 )
 # Workers count from their start, so a restart looks like a reset, as Prometheus expects of counters.
 _WORKER_COUNTERS: tuple[tuple[str, str, _WorkerValue], ...] = (

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from nanopd.cluster.events import EmitTokens, FinishRequest, RequestReport
 from nanopd.cluster.snapshot import ClusterSnapshot, Counters, RequestSnapshot, WorkerSnapshot
 from nanopd.config import ClusterConfig, ModelConfig, Role
+from nanopd.cost_model import StepFit
 from nanopd.errors import OverloadedError
 from nanopd.messages import Leg, TokenDelta, WorkerStats
 from nanopd.request import BeamParams, FinishReason, Hypothesis, Request, TokenLogprobs
@@ -136,4 +137,4 @@ class FakeController:
         counters = Counters(
             requests=7, finished={"stop": 2, "error": 1}, paths={"disaggregated": 5}, handoffs=5, transfer_bytes=4096
         )
-        return ClusterSnapshot(1.0, workers, requests, counters, 0)
+        return ClusterSnapshot(1.0, workers, requests, counters, 0, StepFit(90, 0.04, 0.12, 1.1))

@@ -114,13 +114,19 @@ class DashboardFeed:
         return Live(
             now=now,
             server=ServerFacts(
-                self._model, self._version, str(config.topology), config.strategy.value, controller.max_model_len
+                self._model,
+                self._version,
+                str(config.topology),
+                config.strategy.value,
+                config.policy,
+                controller.max_model_len,
             ),
             workers=snapshot.workers,
             stages={stage: counts[stage] for stage in Stage if stage is not Stage.LOST},
             requests=requests,
             counters=snapshot.counters,
             tokens_per_s=self._rate.history(now),
+            fit=snapshot.fit,
         )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nanopd.cluster.events import RequestReport
 from nanopd.cluster.snapshot import Counters, WorkerSnapshot
+from nanopd.cost_model import StepFit
 from nanopd.request import FinishReason
 from nanopd.router.plan import Decision
 from nanopd.server.dashboard.phases import Phase, Stage
@@ -17,6 +18,7 @@ class ServerFacts:
     version: str
     topology: str  # 1C+1P+1D
     strategy: str
+    policy: str  # by which strategy adaptive decides
     max_model_len: int
 
 
@@ -58,6 +60,7 @@ class Live:
     requests: tuple[LiveRequest, ...]  # the oldest of them
     counters: Counters
     tokens_per_s: tuple[int, ...]  # output tokens of the last whole seconds, the latest last
+    fit: StepFit | None = None  # how well the router foresees steps, if it does
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,36 @@ def test_a_refused_request_ends_once_and_is_counted(cluster: FakeCluster) -> Non
     assert cluster.central.queue_depth == cluster.central.num_open_legs == 0
 
 
+def test_a_heartbeat_that_crossed_the_prefill_frees_no_blocks(cluster: FakeCluster) -> None:
+    """The controller was held up: it reads, long after the grace, what the worker said before it had the message."""
+    cluster.event(RequestArrived(make()))
+    cluster.deliver_to_worker("decode-0")
+    cluster.workers["prefill-0"].heartbeat()
+    cluster.deliver_from_worker("decode-0")  # Reserved: the prefill is on its way
+    cluster.deliver_to_worker("prefill-0")
+    cluster.pass_time(10.0)
+    cluster.deliver_from_worker("prefill-0")  # that heartbeat
+    assert not any(isinstance(message, Abort) for message in pending(cluster, "decode-0"))
+    cluster.workers["prefill-0"].work()  # a push into the reserved blocks
+    cluster.settle()
+    assert cluster.streams["r"] == [token("r", i) for i in range(4)]
+
+
+def test_an_unanswered_abort_is_repeated(cluster: FakeCluster) -> None:
+    arrive_and_prefill(cluster)
+    cluster.event(RequestAborted("r"))
+    cluster.to_workers["prefill-0"].clear()  # lost
+    cluster.pass_time(10.0)
+    cluster.workers["prefill-0"].legs.clear()  # it has ended, and the word of it was lost as well
+    cluster.from_workers["prefill-0"].clear()
+    cluster.workers["prefill-0"].heartbeat()
+    cluster.deliver_from_worker("prefill-0")
+    assert [type(message) for message in pending(cluster, "prefill-0")] == [Abort]
+    cluster.deliver_to_worker("prefill-0")
+    cluster.deliver_from_worker("prefill-0")
+    assert [type(message) for message in pending(cluster, "decode-0")] == [Abort]
+
+
 def test_reservation_is_aborted_only_after_its_writer_has_ended(cluster: FakeCluster) -> None:
     arrive_and_prefill(cluster)
     cluster.event(RequestAborted("r"))

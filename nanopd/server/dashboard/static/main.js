@@ -36,7 +36,9 @@ function onFrame({ live, finished: added }) {
   numAccepted = counters.requests;
   finished = [...finished, ...added].slice(-KEPT);
   for (const request of added) waiting.get(request.request_id)?.(request);
-  setText($("facts"), `${server.model} · ${server.topology} · ${server.strategy} · context ${whole(server.max_model_len)}`);
+  const strategy = server.strategy === "adaptive" ? `adaptive (policy ${server.policy})` : server.strategy;
+  const fit = live.fit?.num_steps ? ` · steps foreseen within ${(100 * live.fit.error).toFixed(1)} % (profile alone ${(100 * live.fit.offline_error).toFixed(1)} %)` : "";
+  setText($("facts"), `${server.model} · ${server.topology} · ${strategy} · context ${whole(server.max_model_len)}${fit}`);
   flow.update(live, finished, chat.ids);
   workers.update(live);
   charts.update(live, finished);
