@@ -1,7 +1,7 @@
 """What the goodput experiment compares: workloads under objectives, and the arms that serve them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanopd.cost_model import HardwareProfile
 from nanopd.request import Slo
@@ -15,6 +15,7 @@ from nanopd.workload.shapes import Lengths, LogNormalShape, MixtureShape, Shape,
 BASELINES = ("least-work", "original", "dynamo", "arrow", "taichi", "kairos")
 WITH_ROLES = ("dynamo", "kairos", "taichi")  # baselines that need prefill and decode workers: half and half
 ABLATIONS = {
+    "posterior mean": AdaptiveOptions(use_posterior=False),
     "no externality": AdaptiveOptions(use_externality=False),
     "no reservation": AdaptiveOptions(use_reservation=False),
     "no roles": AdaptiveOptions(use_roles=False),
@@ -23,8 +24,8 @@ ABLATIONS = {
 }
 STATIC = {
     2: ("2C", "1P+1D"),
-    8: ("8C", "3P+5D", "4P+4D", "5P+3D", "6P+2D"),
-    64: ("64C", "32P+32D", "40P+24D"),
+    8: ("8C", "2P+6D", "3P+5D", "4P+4D", "5P+3D", "6P+2D"),
+    64: ("64C", "24P+40D", "32P+32D", "40P+24D"),
 }
 
 
@@ -45,24 +46,28 @@ class Cell:
     name: str
     shape: str
     slo: Slo | None  # None: the workload's own
+    arrivals: str = "poisson"
 
     def trace(self, rate: float, duration_s: float, seed: int) -> list[RequestSpec]:
-        """Poisson arrivals."""
         shape = mixed_objectives() if self.shape == "mixed objectives" else make_shape(self.shape)
-        arrivals = arrival_times("poisson", rate, seed)
+        arrivals = arrival_times(self.arrivals, rate, seed)
         return generate(shape, arrivals, duration_s=duration_s, slo=self.slo, seed=seed)
 
     def capacity(self, profile: HardwareProfile, num_workers: int) -> float:
         """Requests per second of 100 % load."""
-        return capacity(profile, self.trace(1.0, 2000.0, 0), num_workers)
+        return capacity(profile, replace(self, arrivals="poisson").trace(1.0, 2000.0, 0), num_workers)
 
 
-# TaiChi's three regimes, its goals scaled from 60 ms steps to the 5 ms of the H200 profile; then objectives that differ between requests.
+# TaiChi's three regimes, its goals scaled from 60 ms steps to the 5 ms of the H200 profile; then objectives that differ between requests, prompts
+# that share their starts, bursts, and prompts of many thousand tokens.
 CELLS = (
     Cell("sharegpt, tight TPOT", "sharegpt", Slo(2000.0, 7.5)),
     Cell("long, tight TTFT", "long", Slo(150.0, 40.0)),
     Cell("long, balanced", "long", Slo(400.0, 10.0)),
     Cell("mixed objectives", "mixed objectives", None),
+    Cell("agentic, shared starts", "agentic", Slo(500.0, 8.0)),
+    Cell("mixed objectives, bursty", "mixed objectives", None, "bursty"),
+    Cell("long context", "long-context", Slo(4000.0, 15.0)),
 )
 
 

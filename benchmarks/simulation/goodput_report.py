@@ -1,6 +1,7 @@
 """The record of goodput runs: ``python -m benchmarks.simulation.goodput_report NAME RUNS.json ... --out DIR``.
 
-Writes NAME.md, NAME.json and NAME.png. Runs of the same cell, load and seed in several files are one run with the arms of all.
+Writes NAME.md, NAME.json, NAME.png (goodput by load) and NAME-regret.png. Runs of the same cell, load and seed in several files are one run with the
+arms of all.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.simulation.cells import ABLATIONS, BASELINES, CELLS
+from benchmarks.simulation.goodput_figures import plot_by_load, plot_regret
 
 NUM_RESAMPLES = 2000
 MARGIN = 0.98  # of the best other arm: what "not more than 2 % below" means
@@ -136,7 +138,7 @@ def verdict(cells: list[CellRuns]) -> list[str]:
 
 def pure_table(cells: list[CellRuns]) -> list[str]:
     """Mixed objectives: what each kind of request gets, and the gain over both pure strategies."""
-    chosen = [c for c in cells if c.name == "mixed objectives"]
+    chosen = [c for c in cells if c.name.startswith("mixed objectives")]
     if not chosen:
         return []
     lines = [
@@ -145,7 +147,7 @@ def pure_table(cells: list[CellRuns]) -> list[str]:
         "Share of each kind that kept its objectives, and adaptive's goodput over each arm's.",
         "",
     ]
-    lines += ["| workers | load | arm | chat | agent | batch | adaptive's gain |", "| --- " * 7 + "|"]
+    lines += ["| workers | workload | load | arm | chat | agent | batch | adaptive's gain |", "| --- " * 8 + "|"]
     for cell in chosen:
         rivals = (f"collocated {cell.workers}C", cell.best(("disaggregated",)), cell.best(BASELINES), cell.adaptive)
         for arm in rivals:
@@ -155,7 +157,7 @@ def pure_table(cells: list[CellRuns]) -> list[str]:
             value, low, high = cell.gain(arm)
             gain = "" if arm == cell.adaptive else f"{percent(value)} ({percent(low)} to {percent(high)})"
             lines.append(
-                f"| {cell.workers} | {cell.load:.0%} | {arm} | {chat:.1%} | {agent:.1%} | {batch:.1%} | {gain} |"
+                f"| {cell.workers} | {cell.name} | {cell.load:.0%} | {arm} | {chat:.1%} | {agent:.1%} | {batch:.1%} | {gain} |"
             )
     return ["", *lines]
 
@@ -195,47 +197,6 @@ def ablation_table(cells: list[CellRuns]) -> list[str]:
     return ["", *lines]
 
 
-def plot(cells: list[CellRuns], path: Path) -> None:
-    """Attainment by load, the regret against the oracle below it where there is one."""
-    from matplotlib import pyplot
-
-    from nanopd.bench.plots.style import Looks, figure_style
-
-    groups = sorted({(c.workers, c.name) for c in cells})
-    kinds = ("adaptive", "collocated", "best disaggregated", "best baseline", "oracle")
-    looks, columns = Looks(kinds), len({name for _, name in groups})
-    rows = len(groups) // columns
-    with figure_style():
-        figure, axes = pyplot.subplots(rows, columns, figsize=(3.3 * columns, 2.6 * rows), squeeze=False, sharey=True)
-        for axis, (workers, name) in zip(axes.flat, groups, strict=False):
-            chosen = [c for c in cells if (c.workers, c.name) == (workers, name)]
-            picks = (("adaptive",), ("collocated",), ("disaggregated",), BASELINES, ("oracle",))
-            for kind, policies in zip(kinds, picks, strict=True):
-                points = [
-                    (c.load * 100, 100 * c.attainment(arm)) for c in chosen if (arm := c.best(policies)) is not None
-                ]
-                if points:
-                    xs, ys = zip(*sorted(points), strict=True)
-                    width = 2.2 if kind == "adaptive" else 1.2
-                    axis.plot(
-                        xs,
-                        ys,
-                        looks.line(kind),
-                        marker=looks.marker(kind),
-                        color=looks.colour(kind),
-                        label=kind,
-                        lw=width,
-                        ms=4,
-                    )
-            axis.set_title(f"{workers} workers, {name}")
-            axis.set_xlabel("load, % of capacity")
-        for row in axes:
-            row[0].set_ylabel("within objectives, %")
-        axes.flat[0].legend(fontsize=7)
-        figure.tight_layout()
-        figure.savefig(path, dpi=130)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
@@ -247,25 +208,29 @@ def main() -> None:
     cells = gather(runs)
     compared = [cell for cell in cells if cell.has_rivals]
     if compared:
-        plot(compared, args.out / f"{args.name}.png")
+        plot_by_load(compared, args.out / f"{args.name}.png")
+        plot_regret(compared, args.out / f"{args.name}-regret.png")
     speeds = sorted(row["requests_per_cpu_minute"] for run in runs for row in run["arms"].values())
     seeds = sorted({run["seed"] for run in runs})
     counts = [run["count"] for run in runs]
+    commit = next(row["commit"] for run in runs for row in run["arms"].values())
     text = [
         "# Goodput in simulation",
         "",
         f"Requests that kept both objectives, as a share of all. Profile {files[0]['profile']} ({files[0]['hardware']}, {files[0]['model']}).",
-        f"Poisson arrivals, seeds {seeds}, {min(counts)} to {max(counts)} requests a trace, {sum(counts)} in all; the start of every trace included.",
+        f"Poisson arrivals (bursty: gamma, coefficient of variation 3), seeds {seeds}, {min(counts)} to {max(counts)} requests a trace, "
+        f"{sum(counts)} in all; the start of every trace included.",
         "100 % load is what the workers could serve if prompts and decodes never met in a step and each decode ran in the largest batch that",
-        "keeps its goal (`nanopd.simulator.capacity`). In brackets: 95 % intervals, twentieths of the traces drawn anew. The best of several arms",
-        "is picked with hindsight in each cell, which favours it.",
-        f"Commit {files[0]['commit']} with its working tree. Median speed {speeds[len(speeds) // 2]} requests per minute of a shared core.",
+        "keeps its goal, prompts that share a start computing it once (`nanopd.simulator.capacity`). In brackets: 95 % intervals, twentieths of the",
+        "traces drawn anew; the traces are short, so they are wide. The best of several arms is picked with hindsight in each cell, which",
+        "favours it.",
+        f"Commit {commit} with its working tree. Median speed {speeds[len(speeds) // 2]} requests per minute of a shared core.",
         *dict.fromkeys(f"Command: `{file['command']}`." for file in files),
         "",
         *([*verdict(compared), "", *table(compared), *pure_table(compared)] if compared else []),
         *plain_table([cell for cell in cells if not cell.has_rivals and f"oracle {cell.workers}C" not in cell.kept]),
         *ablation_table(cells),
-        *(["", f"![by load]({args.name}.png)"] if compared else []),
+        *(["", f"![by load]({args.name}.png)", "", f"![regret]({args.name}-regret.png)"] if compared else []),
     ]
     (args.out / f"{args.name}.md").write_text("\n".join(text) + "\n")
     (args.out / f"{args.name}.json").write_text(

@@ -39,7 +39,7 @@ def plot(rows: list[list[float | None]], num_workers: int, path: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(5.4, 3.2))
     grid = [[float("nan") if value is None else 100 * value for value in row] for row in rows]
     image = axis.imshow(grid, origin="lower", aspect="auto", cmap="cividis", vmin=0, vmax=100)
-    axis.set_xticks(range(len(EDGES) - 1), [f"< {edge}" for edge in EDGES[1:]])
+    axis.set_xticks(range(len(EDGES) - 1), [f"< {edge}" for edge in EDGES[1:]], fontsize=7)
     axis.set_yticks(range(len(LOADS)), [f"{load:.0%}" for load in LOADS])
     axis.set_xlabel("prompt tokens")
     axis.set_ylabel("load, of capacity")

@@ -30,7 +30,7 @@ _MEASURED: dict[str, Callable[[HardwareProfile], Router]] = {
     "taichi": lambda profile: TaiChiRouter(profile.step, _DEFAULT_SLO),
     "kairos": lambda profile: KairosRouter(profile.step, _DEFAULT_SLO),
 }
-assert set(POLICIES) == {"original", "adaptive", *_COUNTING, *_MEASURED}
+assert set(POLICIES) == {"auto", "original", "adaptive", *_COUNTING, *_MEASURED}
 
 
 def build(
@@ -43,16 +43,21 @@ def build(
 ) -> Router:
     """The router ``policy`` (one of ``POLICIES``) of a cluster on ``device`` (cpu | cuda), for a model whose KV takes that many bytes per token.
 
+    ``auto`` is the adaptive policy if ``profile`` is given or one of such a device and model is bundled, else the original's formula, and its
+    decisions say so.
+
     ``profile``: of this hardware and model; None: the closest that is bundled, and where there is none the adaptive policy is the original's
     formula. ``rejects_hopeless``: the adaptive policy refuses requests that state objectives no plan is likely to keep. Raises ConfigError.
     """
+    if policy == "auto":
+        profile = profile or _fitting(device, kv_bytes_per_token)
+        if profile is None:
+            return _original(kv_bytes_per_token, device, None, "original (no profile fits)")
+        policy = "adaptive"
     if profile is None and policy == "adaptive" and _PROFILES.get(device) not in bundled_names():
         policy = "original"
     if policy == "original":
-        parameters: OriginalParameters = CPU if device == "cpu" else H20
-        if profile is not None:
-            parameters = original_parameters(profile)
-        return OriginalRouter(replace(parameters, bytes_per_token=kv_bytes_per_token))
+        return _original(kv_bytes_per_token, device, profile, policy)
     if policy in _COUNTING:
         return _COUNTING[policy]()
     if policy not in _MEASURED and policy != "adaptive":
@@ -63,6 +68,20 @@ def build(
         depth = 1 if device == "cpu" else 2
         return AdaptiveRouter(profile, AdaptiveOptions(pipeline_depth=depth, rejects_hopeless=rejects_hopeless))
     return _MEASURED[policy](profile)
+
+
+def _original(kv_bytes_per_token: int, device: str, profile: HardwareProfile | None, name: str) -> OriginalRouter:
+    parameters: OriginalParameters = CPU if device == "cpu" else H20
+    if profile is not None:
+        parameters = original_parameters(profile)
+    return OriginalRouter(replace(parameters, bytes_per_token=kv_bytes_per_token), name=name)
+
+
+def _fitting(device: str, kv_bytes_per_token: int) -> HardwareProfile | None:
+    """The bundled profile of such a device, if its model's KV is as large: else it is of another model."""
+    name = _PROFILES.get(device, "")
+    profile = bundled(name) if name in bundled_names() else None
+    return profile if profile is not None and profile.kv_bytes_per_token == kv_bytes_per_token else None
 
 
 def _closest(device: str, policy: str) -> HardwareProfile:

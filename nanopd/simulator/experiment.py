@@ -1,6 +1,7 @@
 """One arm of an experiment: a policy on a topology under a workload."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from nanopd.config import ClusterConfig, SchedulerConfig, Topology
 from nanopd.cost_model import HardwareProfile, StepFeatures
@@ -12,6 +13,7 @@ from nanopd.simulator.oracle import oracle_router
 from nanopd.simulator.result import SimulationResult
 from nanopd.simulator.simulation import Simulation, SimulationConfig
 from nanopd.workload import RequestSpec
+from nanopd.workload.spec import PREFIX_BLOCK
 
 ARMS = ("collocated", "disaggregated", "oracle", *POLICIES)
 
@@ -56,17 +58,24 @@ def simulate(
 
 def capacity(profile: HardwareProfile, specs: Sequence[RequestSpec], num_workers: int, max_batch: int = 256) -> float:
     """Requests per second that ``num_workers`` could serve at most without mixing prompts and decodes in a step: their time over the least that a
-    request takes of it. Its prompt goes at the pace of full steps, its answer in the largest batch (up to ``max_batch``) that keeps its TPOT goal."""
-    total_ms = sum(_least_prefill_ms(profile, spec) + _least_decode_ms(profile, spec, max_batch) for spec in specs)
+    request takes of it. Its prompt goes at the pace of full steps (starts that an earlier request had are known), its answer in the largest batch
+    (up to ``max_batch``) that keeps its TPOT goal."""
+    total_ms, known = 0.0, set[int]()
+    for spec in specs:
+        num_known = sum(1 for _ in takewhile(known.__contains__, spec.prefix_hashes))
+        known.update(spec.prefix_hashes)
+        cached = min(num_known * PREFIX_BLOCK, spec.num_prompt_tokens - 1)
+        total_ms += _least_prefill_ms(profile, spec.num_prompt_tokens - cached, cached)
+        total_ms += _least_decode_ms(profile, spec, max_batch)
     return 1e3 * num_workers * len(specs) / total_ms
 
 
-def _least_prefill_ms(profile: HardwareProfile, spec: RequestSpec) -> float:
+def _least_prefill_ms(profile: HardwareProfile, num_tokens: int, num_cached: int) -> float:
     config = SchedulerConfig()
-    chunk = min(spec.num_prompt_tokens, config.prefill_chunk_size or config.max_num_batched_tokens)
+    chunk = min(num_tokens, config.prefill_chunk_size or config.max_num_batched_tokens)
     num_prompts = max(1, config.max_num_batched_tokens // chunk)
-    features = StepFeatures.of_prefill(chunk, (spec.num_prompt_tokens - chunk) // 2, num_prompts)
-    return profile.step.predict_ms(features) * spec.num_prompt_tokens / features.num_prefill_tokens
+    features = StepFeatures.of_prefill(chunk, num_cached + (num_tokens - chunk) // 2, num_prompts)
+    return profile.step.predict_ms(features) * num_tokens / features.num_prefill_tokens
 
 
 def _least_decode_ms(profile: HardwareProfile, spec: RequestSpec, max_batch: int) -> float:

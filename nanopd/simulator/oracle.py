@@ -2,20 +2,10 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from nanopd.cost_model import HardwareProfile
 from nanopd.request import Request
 from nanopd.router.adaptive import AdaptiveOptions, AdaptiveRouter
 from nanopd.router.predictor import LengthDistribution
-from nanopd.router.predictor.bins import EDGES
-from nanopd.router.predictor.distribution import SurvivalTable
-
-
-def certain(length: int) -> LengthDistribution:
-    """The distribution of a length that is known."""
-    survival = (np.array(EDGES) < length).astype(np.float64)
-    return LengthDistribution(SurvivalTable(survival), length)
 
 
 def oracle_router(
@@ -24,6 +14,6 @@ def oracle_router(
     """``final_lens``: a simulation's, request id -> prompt and output tokens."""
 
     def known(request: Request) -> LengthDistribution:
-        return certain(max(1, final_lens[request.request_id] - len(request.prompt_token_ids)))
+        return LengthDistribution.certain(max(1, final_lens[request.request_id] - len(request.prompt_token_ids)))
 
     return AdaptiveRouter(profile, options, known)

@@ -12,16 +12,17 @@ with several servers, those with an earlier deadline ahead of it; who would wait
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import exp, sqrt
+from math import exp, hypot, sqrt
 from operator import itemgetter
 from typing import NamedTuple
 
-from nanopd.cost_model import StepFeatures, StepModel
+from nanopd.cost_model import StepFeatures, StepPredictor
+from nanopd.router.adaptive.chunks import tokens_beside
 from nanopd.router.adaptive.utility import chance
 
 _CHUNK, _BUDGET = 512, 2048  # prompt tokens of a request in a step, and of all
 _MAX_BATCH = 256
-_SPREAD = 0.08  # of the TPOT of single requests around the lane's, and of the load: as a share of the goal
+_SPREAD = 0.04  # of the TPOT of single requests around the lane's under a steady load
 _HAND_OFF_MS = 5.0  # that a reservation elsewhere adds to a first token
 _PASSED = (0.0, 0.5, 1.0)  # shares of the late prompts that the quiet lane may take; the best is taken
 _FEW_LATE = 0.005  # share of prompts below which it does not matter who takes them
@@ -61,10 +62,11 @@ class Lane(NamedTuple):
 
     num_workers: int
     token_ms: float  # of a decode
+    spread: float  # of the TPOT of single requests, as a share of it
     stretch: float  # of a prompt's own time, by the decodes beside it
 
 
-def value_of(plan: LanePlan, num_workers: int, load: Load, model: StepModel) -> Generator[None, None, float]:
+def value_of(plan: LanePlan, num_workers: int, load: Load, model: StepPredictor) -> Generator[None, None, float]:
     """Share of objectives that the sample would keep, with a little for being quick.
 
     Pauses now and then, so that no caller has to wait for all of it.
@@ -98,7 +100,7 @@ def _lane(
     sample: Sequence[Arrival],
     prefills: Sequence[float],
     decodes: Sequence[float],
-    model: StepModel,
+    model: StepPredictor,
 ) -> Lane:
     """Where batch and pace agree. ``prefills``, ``decodes``: requests per second like each of the sample."""
     demand = [rate * a.num_output for rate, a in zip(decodes, sample, strict=True)]  # tokens per second
@@ -106,25 +108,47 @@ def _lane(
     context = sum([d * (a.num_tokens + 0.5 * a.num_output) for d, a in zip(demand, sample, strict=True)])
     context /= max(sum(demand), 1e-9)
     count = min(_CHUNK, max(1, sum([a.num_tokens for a in sample]) // len(sample)))
-    chunk, full = StepFeatures.of_prefill(count), StepFeatures.of_prefill(count, 0, _BUDGET // count)
-    alone_ms, full_ms = model.predict_ms(chunk), model.predict_ms(full)
+    num_abreast = _BUDGET // count
+    keys = 0.5 * sum([a.num_tokens**2 for a in sample]) / sum([a.num_tokens for a in sample])  # that a token reads
+    alone_ms = model.predict_ms(StepFeatures(count, count * keys, 1))
+    full_ms = model.predict_ms(StepFeatures(num_abreast * count, num_abreast * count * keys, num_abreast))
     busy = sum([r * a.prefill_ms for r, a in zip(prefills, sample, strict=True)]) / 1e3 / num_workers
     company = min(1.0, busy)  # of other prompts in a step
-    token_ms = model.predict_ms(StepFeatures(0, 0.0, 0, 1, 0))
-    mixed_ms, packed_ms = alone_ms, full_ms
+    token_ms = idle_ms = model.predict_ms(StepFeatures(0, 0.0, 0, 1, 0))
+    stretch = 1.0
     for _ in range(4):
         batch = round(min(_MAX_BATCH, tokens_per_s * token_ms / 1e3))
         step = StepFeatures(0, 0.0, 0, max(1, batch), round(batch * context))
-        pure_ms = model.predict_ms(step)
+        pure_ms, packed_ms = model.predict_ms(step), full_ms
+        added = 1.0  # to steps, by a millisecond of prompts: every step gives a token, those with prompts in it too
         if batch:
-            mixed_ms, packed_ms = model.predict_ms(chunk + step), model.predict_ms(full + step)
-        # Every step gives a token, those with prompts in it too: what counts is the time that prompts add to steps.
-        added = (1.0 - company) * (mixed_ms - pure_ms) / alone_ms + company * (packed_ms - pure_ms) / full_ms
+            mixed_ms, part = _beside(step, count, 1, keys, model)
+            packed_ms, packed_part = _beside(step, count, num_abreast, keys, model)
+            stretch = (1.0 - company) * mixed_ms / (alone_ms * part) + company * packed_ms / (full_ms * packed_part)
+            added = (1.0 - company) * (mixed_ms - pure_ms) / (alone_ms * part)
+            added += company * (packed_ms - pure_ms) / (full_ms * packed_part)
         between_ms = pure_ms / max(0.03, 1.0 - busy * max(0.0, added))
         token_ms = 0.5 * token_ms + 0.5 * min(between_ms, max(packed_ms, pure_ms))  # at worst each is full of prompts
     if tokens_per_s * token_ms / 1e3 > _MAX_BATCH:
         token_ms *= 4.0  # more than the batch holds: they pile up
-    return Lane(num_workers, token_ms, (1.0 - company) * mixed_ms / alone_ms + company * packed_ms / full_ms)
+    if tokens_per_s <= 0.0:
+        return Lane(num_workers, token_ms, _SPREAD, stretch)
+    # While an answer comes out, as many requests come as chance has it: the less the fewer workers share them.
+    share = min(0.9, busy * max(0.0, added))
+    reaction = share / (1.0 - share) + 1.0 - idle_ms / pure_ms  # of the time per token to the load, both in relation
+    num_come = max(sum(prefills), sum(decodes)) * sum(demand) / sum(decodes) * token_ms / 1e3
+    return Lane(num_workers, token_ms, hypot(_SPREAD, min(1.0, reaction) / sqrt(max(1.0, num_come))), stretch)
+
+
+def _beside(
+    decodes: StepFeatures, count: int, num_prompts: int, keys: float, model: StepPredictor
+) -> tuple[float, float]:
+    """A step of decodes and ``count`` tokens of so many prompts, each reading ``keys``: its milliseconds, and the part of the tokens it takes."""
+    num_tokens = min(num_prompts * count, _BUDGET - decodes.num_decodes)
+    if count == _CHUNK:  # a shorter prompt is taken whole
+        num_tokens = tokens_beside(decodes.num_decodes, num_tokens, count)
+    prompts = StepFeatures(num_tokens, num_tokens * keys, num_prompts)
+    return model.predict_ms(prompts + decodes), num_tokens / (num_prompts * count)
 
 
 def _in_time(lane: Lane, sample: Sequence[Arrival], rates: Sequence[float], extra_ms: float) -> list[float]:
@@ -171,5 +195,7 @@ def _value(sample: Sequence[Arrival], in_time: Sequence[float], homes: Sequence[
     kept = 0.0
     for a, share, home in zip(sample, in_time, homes, strict=True):
         slack = min(2.0, home.token_ms / a.tpot_goal_ms) + min(2.0, a.prefill_ms * home.stretch / a.ttft_goal_ms)
-        kept += share * (chance(home.token_ms, a.tpot_goal_ms, _SPREAD) - _SLACK_WEIGHT * slack)
+        kept += share * (
+            chance(home.token_ms, a.tpot_goal_ms, home.spread * home.token_ms / a.tpot_goal_ms) - _SLACK_WEIGHT * slack
+        )
     return kept / len(sample)

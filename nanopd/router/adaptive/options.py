@@ -25,10 +25,12 @@ class AdaptiveOptions:
     num_sampled_legs: int = 8  # of a worker, to estimate harm
     role_price: float = 0.1  # of a prefill on a worker that should decode, or of 100 tokens decoded in the wrong lane
     max_model_error: float = 1.6  # ratio of measured to predicted steps beyond which the model is not believed
+    use_posterior: bool = True  # False: an answer is as long as such answers are on average, however old it is
     use_externality: bool = True  # False: no harm to others
     use_reservation: bool = True  # False: a choice counts only once its worker has opened the leg
     use_shadow: bool = True  # False: no harm to those still to come
     use_roles: bool = True  # False: every worker does both, whatever the load
     use_deadlines: bool = True  # False: prompts wait in order of arrival
+    use_live_steps: bool = True  # False: step times as the profile says, whatever the workers report
     rejects_hopeless: bool = False  # requests that state objectives no plan is likely to keep
     defers_late: bool = True  # a prompt that is more likely late than not waits behind all others

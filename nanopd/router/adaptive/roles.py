@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 
 from nanopd.config import Role
-from nanopd.cost_model import StepModel
+from nanopd.cost_model import StepPredictor
 from nanopd.router.adaptive.lanes import Arrival, LanePlan, Load, value_of
 from nanopd.router.view import WorkerView
 
@@ -36,7 +36,7 @@ class _Round:
         self._left = deque(plans)
         self._valuation: Generator[None, None, float] | None = None  # of the first that is left
 
-    def advance(self, num_workers: int, model: StepModel) -> bool:
+    def advance(self, num_workers: int, model: StepPredictor) -> bool:
         """Goes on with one plan's valuation, or with the next one's; False once there is none."""
         if not self._left:
             return False
@@ -53,11 +53,12 @@ class _Round:
 class RolePlanner:
     """``prefillers`` are the workers that should mostly prefill; empty: every worker does both."""
 
-    def __init__(self, model: StepModel) -> None:
+    def __init__(self, model: StepPredictor) -> None:
         self.prefillers: frozenset[str] = frozenset()
         self.patient_goal_ms = float(
             "inf"
         )  # requests with this TPOT goal or a wider one decode where they were prefilled
+        self.gain = 0.0  # objectives that each request keeps by the roles, on average: what not heeding them costs
         self._model = model
         self._recent: deque[Arrival] = deque(maxlen=_WINDOW)
         self._plan = _TOGETHER
@@ -106,6 +107,7 @@ class RolePlanner:
             best, gain = _TOGETHER, 0.0  # hardly worth it: every worker does both
         if best != self._plan and values[best] >= values.get(self._plan, -1.0) + gain:
             self._take(best, workers)
+        self.gain = values.get(self._plan, 0.0) - values[_TOGETHER] if self._plan.num_prefill else 0.0
 
     def _take(self, plan: LanePlan, workers: Sequence[WorkerView]) -> None:
         """Workers that prefill already come first, those with most to prefill ahead; then those with least to decode."""

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from heapq import nlargest
-from statistics import median
 
 from nanopd.config import Role
-from nanopd.cost_model import HardwareProfile, StepFeatures
+from nanopd.cost_model import HardwareProfile, OnlineStepModel, StepFeatures, StepPredictor
 from nanopd.request import FinishReason, Request, Slo, Strategy
+from nanopd.router.adaptive.chunks import packed_prefill_ms, prefill_costs
 from nanopd.router.adaptive.harm import NO_HARM, Slowing, harm_on
 from nanopd.router.adaptive.lanes import Arrival
 from nanopd.router.adaptive.options import AdaptiveOptions
-from nanopd.router.adaptive.outlook import Outlook, packed_prefill_ms, prefill_costs
+from nanopd.router.adaptive.outlook import Outlook
 from nanopd.router.adaptive.prefill_queue import PrefillQueue, Prompt
 from nanopd.router.adaptive.prefix_index import PrefixIndex, prefix_chain
 from nanopd.router.adaptive.roles import RolePlanner
@@ -45,14 +45,14 @@ class AdaptiveRouter:
         self.predictor = LengthPredictor()
         self._known_lengths = known_lengths
         self._profile = profile
-        self._model = profile.step
-        self.roles = RolePlanner(profile.step)
+        self._live_model = OnlineStepModel(profile.step)
+        self._model: StepPredictor = self._live_model if self.options.use_live_steps else profile.step
+        self.roles = RolePlanner(self._model)
         self._prefixes = PrefixIndex()
         self._live: dict[str, LiveRequest] = {}
         self._rounds: Iterator[str] = iter(())  # of the running requests, to tell the predictor how far they have got
         self._states: dict[str, WorkerState] = {}
         self._num_decisions = 0
-        self._model_error = 1.0  # measured step / predicted step, the median over the workers
         self._fixed = FixedPathRouter()
         self._least_work = LeastWorkRouter()
 
@@ -67,6 +67,7 @@ class AdaptiveRouter:
         avoid: Collection[str],
         now: float,
     ) -> Decision | None:
+        cluster.step_model = self._live_model
         workers = cluster.ready(avoid=avoid)
         if strategy is not Strategy.ADAPTIVE:
             return self._fixed.plan(request, strategy, num_output_tokens, cluster, avoid, now)
@@ -94,7 +95,7 @@ class AdaptiveRouter:
             for key in dict.fromkeys([*prefillers, *decoders])
         }
         transfer, bytes_per_token = self._profile.transfer, self._profile.kv_bytes_per_token
-        scorer = Scorer(options, transfer, live, bytes_per_token, self.roles.patient_goal_ms)
+        scorer = Scorer(options, transfer, live, bytes_per_token, self.roles)
         candidates = [scorer.local(outlooks[key]) for key in prefillers]
         first = nlargest(options.num_paired, prefillers, key=lambda key: scorer.prefill_value(outlooks[key]))
         for key in nlargest(options.num_paired, decoders, key=lambda key: scorer.decode_value(outlooks[key])):
@@ -139,15 +140,13 @@ class AdaptiveRouter:
             live.told = leg.num_output_tokens
 
     def _why_not(self, workers: list[WorkerView]) -> str | None:
-        """Why the cost model is of no use now, if so. One worker's steps are compared with it at a time."""
+        """Why the cost model is of no use now, if so."""
         if len(workers) < 2:
             return "there is nothing to choose"
         self._num_decisions += 1
-        worker = workers[self._num_decisions % len(workers)]
-        if self._state(worker).check_model(worker.steps, self._model):
-            self._model_error = median(state.model_error for state in self._states.values())
-        error, limit = self._model_error, self.options.max_model_error
-        return f"steps take {error:.1f} times what the model says" if not 1.0 / limit < error < limit else None
+        model, limit = self._live_model, self.options.max_model_error
+        ratio = model.ratio if self.options.use_live_steps else model.offline_ratio
+        return f"steps take {ratio:.1f} times what the model says" if not 1.0 / limit < ratio < limit else None
 
     def _state(self, worker: WorkerView) -> WorkerState:
         state = self._states.get(worker.worker_id)
@@ -171,6 +170,8 @@ class AdaptiveRouter:
         )
         default = self.options.default_slo
         lengths = self._known_lengths(request) if self._known_lengths else self.predictor.distribution(key)
+        if not self.options.use_posterior:
+            lengths = LengthDistribution.certain(max(1, round(lengths.mean)))
         live = LiveRequest(
             key,
             lengths.conditional(num_output_tokens) if num_output_tokens else lengths,

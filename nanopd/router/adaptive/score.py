@@ -4,6 +4,7 @@ from nanopd.config import Role
 from nanopd.cost_model import TransferModel
 from nanopd.router.adaptive.options import AdaptiveOptions
 from nanopd.router.adaptive.outlook import Outlook
+from nanopd.router.adaptive.roles import RolePlanner
 from nanopd.router.adaptive.state import LiveRequest
 from nanopd.router.adaptive.utility import chance
 from nanopd.router.plan import Candidate
@@ -18,10 +19,11 @@ class Scorer:
         transfer: TransferModel,
         live: LiveRequest,
         kv_bytes_per_token: int,
-        patient_goal_ms: float,
+        roles: RolePlanner,
     ) -> None:
         self._options = options
-        self._is_patient = live.tpot_goal_ms >= patient_goal_ms
+        self._is_patient = live.tpot_goal_ms >= roles.patient_goal_ms
+        self._role_price = max(options.role_price, roles.gain)
         self._transfer = transfer
         self._live = live
         self._bytes_per_token = kv_bytes_per_token
@@ -32,7 +34,7 @@ class Scorer:
         options, goal = self._options, self._live.ttft_goal_ms
         value = chance(look.ttft_ms, goal, options.ttft_spread) - options.latency_weight * min(2.0, look.ttft_ms / goal)
         value -= options.price_per_s * look.prefill_ms / 1e3 + look.shadow + look.harm.stall
-        return value - (options.role_price if look.role is Role.DECODE else 0.0)
+        return value - (self._role_price if look.role is Role.DECODE else 0.0)
 
     def decode_value(self, look: Outlook) -> float:
         """How good a place to decode, wherever the KV comes from."""
@@ -41,7 +43,7 @@ class Scorer:
             2.0, look.token_ms / goal
         )
         value -= options.price_per_s * look.growth_ms * self._mean / 1e3 + look.harm.growth
-        return value - (options.role_price if look.role is Role.PREFILL and not self._is_patient else 0.0)
+        return value - (self._role_price if look.role is Role.PREFILL and not self._is_patient else 0.0)
 
     def local(self, look: Outlook) -> Candidate:
         """Prefill and decode on one worker."""
@@ -66,9 +68,7 @@ class Scorer:
         price = options.price_per_s * (prefill.prefill_ms + decode.growth_ms * self._mean) / 1e3
         slack = min(2.0, ttft_ms / live.ttft_goal_ms) + min(2.0, tpot_ms / live.tpot_goal_ms)
         harm += prefill.shadow
-        score = (
-            utility - price - options.latency_weight * slack - options.role_price * self._out_of_role(prefill, decode)
-        )
+        score = utility - price - options.latency_weight * slack - self._role_price * self._out_of_role(prefill, decode)
         return Candidate(
             prefill.worker_id,
             decode.worker_id,

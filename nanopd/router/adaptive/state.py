@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from math import exp
+from operator import itemgetter
 
-from nanopd.cost_model import StepFeatures, StepModel
-from nanopd.messages import StepTiming
-from nanopd.router.adaptive.prefill_queue import PrefillQueue
+from nanopd.router.adaptive.prefill_queue import PrefillQueue, Prompt
 from nanopd.router.predictor import LengthDistribution, LengthKey
 from nanopd.router.view import WorkerView
 
-_CHECKED_STEPS = 8  # of a heartbeat's, about
 _FIRST_S = 0.25  # for which one prefill would be noise
 
 
@@ -46,8 +44,6 @@ class WorkerState:
     _inflow: float = 0.0  # ms of prefill per second
     _inflow_at: float = 0.0
     _inflow_since: float | None = None
-    model_error: float = 1.0  # measured step / predicted step, smoothed
-    _steps_seen: tuple[StepTiming, ...] = ()
 
     def inflow(self, now: float, window_s: float) -> float:
         """Share of time that prefills took from decodes here of late."""
@@ -63,26 +59,19 @@ class WorkerState:
         self._inflow_at = now
 
     def settle(self, worker: WorkerView, now: float) -> None:
-        """Drops prompts that the worker is known to have finished, and plays the rest up to ``now``."""
-        kept, promised = [], 0
+        """Takes note of prompts that the worker has finished, and plays the rest up to ``now``."""
+        self.num_promised_tokens = 0
+        finished: list[tuple[float, Prompt]] = []
         for prompt in self.queue.prompts:
             leg = worker.legs.get((prompt.request_id, prompt.attempt))
-            if leg is None and prompt.is_open or leg is not None and leg.prefill_done and leg.is_prefill:
-                continue
-            prompt.is_open = leg is not None
-            promised += 0 if prompt.is_open else prompt.left
-            kept.append(prompt)
-        self.queue.prompts, self.num_promised_tokens = kept, promised
+            if leg is None and prompt.is_open:
+                finished.append((0.0, prompt))
+            elif leg is None:
+                self.num_promised_tokens += prompt.left
+            elif leg.is_prefill and leg.first_token_at is not None:
+                finished.append((leg.first_token_at, prompt))
+            else:
+                prompt.is_open = True
+        for at, prompt in sorted(finished, key=itemgetter(0)):
+            self.queue.finish(prompt, at)
         self.queue.advance(now, worker.num_decoding, worker.num_context_tokens)
-
-    def check_model(self, steps: tuple[StepTiming, ...], model: StepModel) -> bool:
-        """Compares newly reported steps with what the model says of them; True if there were any to compare."""
-        if steps is self._steps_seen:
-            return False
-        self._steps_seen = steps
-        some = steps[:: 1 + len(steps) // _CHECKED_STEPS]
-        predicted_ms = sum(model.predict_ms(StepFeatures.of_timing(step)) for step in some)
-        if predicted_ms <= 0.0:
-            return False
-        self.model_error += 0.1 * (sum(step.step_ms for step in some) / predicted_ms - self.model_error)
-        return True

@@ -17,6 +17,7 @@ class OriginalRouter:
     parameters: OriginalParameters
     mean_output_len: float = 128.0
     fixed: FixedPathRouter = FixedPathRouter()
+    name: str = "original"  # as decisions show it
 
     def plan(
         self,
@@ -32,7 +33,7 @@ class OriginalRouter:
         collocated, disaggregated = collocated_candidate(cluster, avoid), disaggregated_candidate(cluster, avoid)
         if collocated is None or disaggregated is None:
             only = collocated or disaggregated
-            return Decision(only, "the only path that is up", "original") if only else None
+            return Decision(only, "the only path that is up", self.name) if only else None
         prompt_len = len(request.prompt_token_ids) + num_output_tokens
         load = cluster.workers[collocated.decode_worker].num_decoding
         decode_batch = cluster.workers[disaggregated.decode_worker].num_decoding
@@ -45,7 +46,7 @@ class OriginalRouter:
             f"expects {moved_ms:.0f} ms disaggregated against {local_ms:.0f} ms collocated "
             f"({load} running there, {decode_batch} on {disaggregated.decode_worker})"
         )
-        return Decision(chosen, reason, "original", (collocated, disaggregated))
+        return Decision(chosen, reason, self.name, (collocated, disaggregated))
 
     def finished(self, request: Request, num_output_tokens: int, reason: FinishReason, now: float) -> None:
         if reason in (FinishReason.STOP, FinishReason.LENGTH):

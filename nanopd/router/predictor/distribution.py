@@ -78,6 +78,11 @@ class LengthDistribution:
         self.age = min(age, self.cap)
         self._alive = max(table.at(self.age), 1e-12)
 
+    @classmethod
+    def certain(cls, length: int) -> "LengthDistribution":
+        """Of a length that is known, or taken for known."""
+        return cls(SurvivalTable((np.array(EDGES) < length).astype(np.float64)), length)
+
     def survival(self, length: float) -> float:
         """P(O > length | O > age)."""
         if length < self.age:

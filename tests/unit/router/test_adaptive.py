@@ -1,18 +1,21 @@
 """The adaptive router on views made by hand."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 
 import pytest
 
 from nanopd.config import ClusterConfig, Role, Topology
 from nanopd.config.cluster import POLICIES
-from nanopd.cost_model import HardwareProfile, StepFeatures, StepModel, TransferModel
+from nanopd.cost_model import HardwareProfile, StepFeatures, StepModel, TransferModel, bundled
 from nanopd.cost_model.step_model import StepTerms, Table
 from nanopd.errors import ConfigError
-from nanopd.messages import StepTiming, WorkerStats
+from nanopd.messages import StepTiming
 from nanopd.request import FinishReason, Request, SamplingParams, Slo, Strategy
 from nanopd.router import ClusterView, LegLoad, WorkerView, build
 from nanopd.router.adaptive import AdaptiveOptions, AdaptiveRouter
+from nanopd.router.plan import Decision
 
 GOAL = Slo(200.0, 12.0)
 
@@ -106,24 +109,68 @@ def test_says_that_it_counts_when_there_is_nothing_to_choose(profile) -> None:
     assert decision.policy == "adaptive (fallback)" and "nothing to choose" in decision.reason
 
 
-def test_says_that_it_counts_when_the_model_is_wrong(profile) -> None:
-    view, router = cluster("a", "b"), AdaptiveRouter(profile)
-    for step in range(1, 60):
-        for worker in view.workers.values():
-            worker.steps = (StepTiming(0, 0.0, 4, 400, 50.0), StepTiming(512, 131_328.0, 4, 400, 200.0, 1))
-        decision = place(router, view, request(f"r{step}"), now=step)
+def live_steps(profile: HardwareProfile, pace: Callable[[int], float], count: int = 8) -> list[StepTiming]:
+    """A heartbeat's; the ``i``-th took ``pace(i)`` times what the profile says."""
+    kinds = (StepFeatures.of_decode(4, 100), StepFeatures.of_prefill(512) + StepFeatures.of_decode(4, 100))
+    chosen = [(i, kinds[i % 2]) for i in range(count)]
+    return [
+        StepTiming(
+            f.num_prefill_tokens,
+            f.prefill_attention,
+            f.num_decodes,
+            f.decode_context,
+            profile.step.predict_ms(f) * pace(i),
+            f.num_prefills,
+        )
+        for i, f in chosen
+    ]
+
+
+def serve_with(
+    router: AdaptiveRouter, view: ClusterView, steps: Callable[[], list[StepTiming]], rounds: int
+) -> Decision:
+    """A request each second, a heartbeat of every worker after it; the last decision."""
+    for number in range(rounds):
+        decision = place(router, view, request(f"r{number}"), now=number)
+        assert view.step_model is not None
+        for _ in view.workers:
+            view.step_model.learn(steps())
+    return decision
+
+
+def test_says_that_it_counts_while_steps_are_not_to_be_foreseen(profile) -> None:
+    rng = Random(2)
+    decision = serve_with(
+        AdaptiveRouter(profile),
+        cluster("a", "b"),
+        lambda: live_steps(profile, lambda _: 30.0 if rng.random() < 0.5 else 1.0),
+        60,
+    )
     assert decision.policy == "adaptive (fallback)" and "times what the model says" in decision.reason
 
 
-def test_believes_a_model_that_is_right_whatever_the_steps(profile) -> None:
-    view, router = cluster("a", "b"), AdaptiveRouter(profile)
-    for step in range(1, 60):
-        for worker in view.workers.values():
-            slow = StepFeatures(1000, 500_500.0, 2, 4, 400)
-            worker.steps = (StepTiming(1000, 500_500.0, 4, 400, profile.step.predict_ms(slow), 2),) * 20
-            worker.stats = WorkerStats(num_running=4, num_context_tokens=400, step_ms=55.0, num_steps=step)
-        decision = place(router, view, request(f"r{step}"), now=step)
+def test_believes_a_model_that_is_right(profile) -> None:
+    view = cluster("a", "b")
+    decision = serve_with(AdaptiveRouter(profile), view, lambda: live_steps(profile, lambda _: 1.0), 30)
     assert decision.policy == "adaptive"
+    model = view.step_model
+    assert model is not None and model.pace == 1.0 and not model.is_corrected
+
+
+@pytest.mark.parametrize("uses", [True, False])
+def test_learns_from_the_workers_that_steps_take_twice_as_long(profile, uses: bool) -> None:
+    """Then it foresees twice the time, and plans on. With the profile alone it could only count."""
+    view, router = cluster("a", "b"), AdaptiveRouter(profile, AdaptiveOptions(use_live_steps=uses))
+    first = place(router, view, request("first"))
+    assert view.step_model is not None
+    for _ in range(60):
+        view.step_model.learn(live_steps(profile, lambda _: 2.0))
+    last = place(router, view, request("last", first_id=1000), now=60.0)
+    if uses:
+        assert last.policy == "adaptive"
+        assert last.chosen.ttft_ms == pytest.approx(2.0 * first.chosen.ttft_ms, rel=0.1)
+    else:
+        assert "2.0 times what the model says" in last.reason
 
 
 def test_forced_strategies_are_obeyed(profile) -> None:
@@ -194,6 +241,13 @@ def test_refuses_only_if_told_and_only_what_states_objectives(profile) -> None:
     assert going_on is not None and not going_on.refused
 
 
+def test_without_the_posterior_an_answer_does_not_age(profile) -> None:
+    for uses, grows in ((True, True), (False, False)):
+        live = AdaptiveRouter(profile, AdaptiveOptions(use_posterior=uses))._admit(request(), 0, [])
+        first = live.expected_total(0)
+        assert (live.expected_total(round(first) - 1) > first + 1.0) is grows
+
+
 def test_learns_from_requests_that_still_run(profile) -> None:
     view, router = cluster("a", "b"), AdaptiveRouter(profile)
     ask = replace(request("r0"), sampling=SamplingParams(max_tokens=2000, temperature=0.0, seed=0))
@@ -210,6 +264,17 @@ def test_learns_from_requests_that_still_run(profile) -> None:
 def test_without_a_profile_the_formula_decides(profile) -> None:
     decision = build(1000, "tpu", "adaptive").plan(request(), Strategy.ADAPTIVE, 0, cluster("a", "b"), (), 0.0)
     assert decision is not None and decision.policy == "original"
+
+
+def test_auto_is_adaptive_where_a_profile_fits_and_else_says_so(profile) -> None:
+    def policy_of(*args) -> str:
+        decision = build(*args).plan(request(), Strategy.ADAPTIVE, 0, cluster("a", "b"), (), 0.0)
+        assert decision is not None
+        return decision.policy
+
+    assert policy_of(1000, "cpu", "auto", profile) == "adaptive"  # given
+    assert policy_of(bundled("cpu_smollm2").kv_bytes_per_token, "cpu", "auto") == "adaptive"  # bundled, of this model
+    assert policy_of(1000, "cpu", "auto") == policy_of(1000, "tpu", "auto") == "original (no profile fits)"
 
 
 def test_nobody_ready_means_no_plan(profile) -> None:

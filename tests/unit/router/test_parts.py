@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from nanopd.config import Role
-from nanopd.cost_model import StepModel
+from nanopd.cost_model import OnlineStepModel, StepModel
 from nanopd.cost_model.step_model import StepTerms, Table
 from nanopd.router import LegLoad, WorkerView
 from nanopd.router.adaptive.lanes import Arrival, LanePlan, Load, turned_away, value_of
@@ -13,6 +13,7 @@ from nanopd.router.adaptive.prefill_queue import PrefillQueue, Prompt
 from nanopd.router.adaptive.prefix_index import GRAIN, PrefixIndex, prefix_chain
 from nanopd.router.adaptive.roles import RolePlanner
 from nanopd.router.adaptive.shadow import Shadow, first_token_ms
+from nanopd.router.adaptive.state import WorkerState
 from nanopd.router.adaptive.utility import chance
 
 
@@ -45,6 +46,37 @@ def test_prefill_queue_plays_the_scheduler(model) -> None:
     assert queue.prompts  # its step takes 35.55 ms
     queue.advance(0.036, 0, 0)
     assert not queue.prompts
+
+
+def test_the_twin_waits_for_a_worker_that_is_slower_than_its_model(model) -> None:
+    """Else its queue would look empty while the worker's grows."""
+    queue = PrefillQueue(model, 512, 2048)
+    queue.add(Prompt("a", 0, 0, 0, 1024, is_open=True), 0.0, 0.0)
+    queue.advance(10.0, 0, 0)
+    assert [p.left for p in queue.prompts] == [512]  # the first chunk is over, the last one is not until that is told
+    queue.add(Prompt("b", 0, 0, 0, 2048, is_open=True), 10.0, 0.0)
+    queue.finish(queue.prompts[0], 10.02)
+    assert [(p.request_id, p.left) for p in queue.prompts] == [("b", 1536)]  # it had a chunk in the same step
+    queue.advance(10.05, 0, 0)
+    assert queue.prompts[0].left == 1536  # its next step began at 10.02 and takes 35.55 ms
+    queue.advance(10.06, 0, 0)
+    assert queue.prompts[0].left == 1024
+
+
+def test_settling_takes_prompts_out_in_the_order_they_ended(model) -> None:
+    queue = PrefillQueue(model, 512, 2048)
+    state = WorkerState(queue, OnlineStepModel(model), model)
+    worker = WorkerView("a", Role.COLLOCATED, ready=True)
+    for name in ("early", "late", "promised"):
+        queue.add(Prompt(name, 0, 0, 0, 512), 0.0, 0.0)
+        if name != "promised":
+            worker.leg_opened((name, 0), LegLoad(True, True, 512))
+    state.settle(worker, 0.01)
+    assert state.num_promised_tokens == 512 and len(queue.prompts) == 3
+    worker.leg_sampled(("early", 0), 1, 0.02)
+    worker.leg_closed(("late", 0))
+    state.settle(worker, 0.03)
+    assert [p.request_id for p in queue.prompts] == ["promised"]
 
 
 def test_a_long_queue_is_extrapolated(model) -> None:
@@ -96,7 +128,8 @@ def plan_roles(model: StepModel, rate: float, tokens: int, *tpot_goals: float) -
 
 
 def test_roles_appear_when_prefills_would_break_tpot(model) -> None:
-    assert len(plan_roles(model, 20.0, 1024, 14.0).prefillers) == 2
+    planner = plan_roles(model, 20.0, 1024, 14.0)
+    assert len(planner.prefillers) == 2 and planner.gain > 0.1  # not heeding them would cost so many objectives
     assert not plan_roles(model, 20.0, 1024, 200.0).prefillers  # nobody minds
     assert not plan_roles(model, 0.5, 1024, 14.0).prefillers  # nothing to do
 
@@ -118,6 +151,16 @@ def worth(plan: LanePlan, num_workers: int, load: Load, model: StepModel) -> flo
             next(valuation)
         except StopIteration as end:
             return end.value
+
+
+def test_fewer_workers_feel_chance_more(model) -> None:
+    """The same load on each: with two workers more answers than with sixteen meet too many prompts."""
+
+    def together(num_workers: int) -> float:
+        load = Load(2.0 * num_workers, tuple(Arrival(0.0, 71.0, 71.0, 1024, 100.0, 5000.0, 12.5) for _ in range(4)))
+        return worth(LanePlan(0, float("inf")), num_workers, load, model)
+
+    assert together(2) < together(4) < together(16)
 
 
 @pytest.mark.parametrize("busy", [0.5, 0.9, 1.0, 1.5, 3.0])
