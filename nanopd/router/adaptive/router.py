@@ -313,7 +313,7 @@ def reason_of(best: Candidate, candidates: list[Candidate]) -> str:
     where = (
         f"on {best.prefill_worker}" if best.path == "collocated" else f"{best.prefill_worker} to {best.decode_worker}"
     )
-    said = f"{best.path} {where}: {best.utility or 0.0:.0%} of its objectives at a harm of {best.harm or 0.0:.2f} to others"
+    said = f"{best.path} {where}: {best.utility or 0.0:.0%} likely to keep its objectives, harm to others {best.harm or 0.0:.2f}"
     if not others:
         return said
     rival = max(others, key=lambda c: c.score or 0.0)

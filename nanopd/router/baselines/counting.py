@@ -58,7 +58,7 @@ class LeastWorkRouter:
             return None
         worker = min(workers, key=lambda w: (work_of(w), w.worker_id))
         return Decision(
-            Candidate(worker.worker_id, worker.worker_id), f"the least work: {work_of(worker):.0f} tokens", "least-work"
+            Candidate(worker.worker_id, worker.worker_id), f"the least work, {work_of(worker):.0f} tokens", "least-work"
         )
 
     def finished(self, request: Request, num_output_tokens: int, reason: FinishReason, now: float) -> None:
