@@ -13,6 +13,8 @@ from nanopd.router import ClusterView, Decision, Router, build
 from nanopd.simulator import simulate
 from nanopd.workload import RequestSpec
 
+WORKLOADS = ("sharegpt, tight TPOT", "mixed objectives", "long context")  # short prompts, all kinds, the longest
+
 
 class Timed:
     """A router that notes how long each plan took, milliseconds of this thread's own time."""
@@ -73,7 +75,7 @@ def main() -> None:
     profile, idle = bundled("h200_qwen3_8b"), [calibration_ms()]
     rows = []
     for count in map(int, args.workers.split(",")):
-        for cell in (CELLS[0], CELLS[-1]):
+        for cell in (cell for cell in CELLS if cell.name in WORKLOADS):
             rate = args.load * cell.capacity(profile, count)
             specs = cell.trace(rate, args.requests / rate, 11)
             times, spent = measure(profile, count, specs, args.repeats)

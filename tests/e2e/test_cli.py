@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,4 +65,4 @@ def test_demo_answers_and_accounts_for_every_chat() -> None:
 def test_quickstart() -> None:
     output = run("examples/quickstart.py")
     assert "The capital of France is Paris." in output
-    assert "disaggregated, first token after" in output
+    assert re.search(r"(collocated|disaggregated), first token after \d+ ms", output)  # the router decides
