@@ -3,10 +3,16 @@
 from nanopd.batch import Batch, SeqSlice
 from nanopd.scheduler.sequence import Sequence
 
-TILE_TOKENS = (
-    128  # rows of the tiles that a GPU multiplies: a step that reaches a few rows into a tile pays for all of it
+_TILE_TOKENS = (
+    128  # rows of the tiles that a GPU multiplies: a step that reaches a few rows into one pays for all of it
 )
 _MOST_SHORTENED = 4  # a chunk gives up at most this part of itself to end the step on an edge
+
+
+def tokens_beside(num_before: int, num_tokens: int, chunk: int) -> int:
+    """How many of ``num_tokens`` a step takes beside those it has, of prompts that go on after it; ``chunk``: of the one that is shortened."""
+    num_over = (num_before + num_tokens) % _TILE_TOKENS
+    return num_tokens - num_over if num_over * _MOST_SHORTENED <= chunk else num_tokens
 
 
 class StepPlan:
@@ -41,10 +47,7 @@ class StepPlan:
     def chunk_len(self, num_left: int, chunk_size: int) -> int:
         """How many of a prompt's ``num_left`` tokens to add: ``chunk_size`` at most, a few less if the step then ends on a tile's edge."""
         num_tokens = min(num_left, chunk_size, self.budget)
-        num_over = (self.num_tokens + num_tokens) % TILE_TOKENS
-        if num_tokens == num_left or num_over * _MOST_SHORTENED > num_tokens:
-            return num_tokens
-        return num_tokens - num_over
+        return num_tokens if num_tokens == num_left else tokens_beside(self.num_tokens, num_tokens, num_tokens)
 
     def seal(self, step_id: int) -> "Step | None":
         """The finished step, or None if there is nothing to do; its sequences now count its tokens as computed."""

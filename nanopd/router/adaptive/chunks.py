@@ -1,15 +1,7 @@
-"""How prompts are cut into steps, as the scheduler does it, and what that takes."""
+"""What prompts take, cut into steps as the scheduler does it."""
 
 from nanopd.cost_model import StepFeatures, StepPredictor
-from nanopd.scheduler.plan import TILE_TOKENS
-
-_MOST_SHORTENED = 4  # a chunk gives up at most this part of itself to end the step on a tile's edge
-
-
-def tokens_beside(num_decodes: int, num_tokens: int, chunk: int) -> int:
-    """How many of ``num_tokens`` a step takes beside decodes, of prompts that go on after it; ``chunk``: of the one that is shortened."""
-    num_over = (num_decodes + num_tokens) % TILE_TOKENS
-    return num_tokens - num_over if num_over * _MOST_SHORTENED <= chunk else num_tokens
+from nanopd.scheduler.plan import tokens_beside
 
 
 def prefill_costs(

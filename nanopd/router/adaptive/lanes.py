@@ -17,8 +17,8 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from nanopd.cost_model import StepFeatures, StepPredictor
-from nanopd.router.adaptive.chunks import tokens_beside
 from nanopd.router.adaptive.utility import chance
+from nanopd.scheduler.plan import tokens_beside
 
 _CHUNK, _BUDGET = 512, 2048  # prompt tokens of a request in a step, and of all
 _MAX_BATCH = 256

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from heapq import heapreplace
 
 from nanopd.cost_model import StepFeatures, StepPredictor
-from nanopd.router.adaptive.chunks import tokens_beside
+from nanopd.scheduler.plan import tokens_beside
 
 
 @dataclass(slots=True)

@@ -15,10 +15,8 @@ from nanopd.router.view import WorkerView
 _WINDOW = 1024  # recent requests that the rate is read from
 _LATEST, _SAMPLE = 256, 16  # of the latest of them, so many are tried
 _FEW = 8  # requests that are too few
-_GAIN, _MOVE = (
-    0.015,
-    0.12,
-)  # in objectives kept: what a change of plan must bring, and beside it if all workers change lane
+_GAIN = 0.015  # in objectives kept: what a change of plan must bring,
+_MOVE = 0.12  # and beside it if all workers change lane
 _NEWS = 0.3  # weight of a round against those before
 _PERIOD_S = 0.001  # between two steps of a valuation, on average
 _FEWEST_STEPS, _MOST_STEPS = 2, 12  # of one decision,

@@ -291,9 +291,8 @@ class AdaptiveRouter:
         if self.options.use_reservation:
             state.queue.add(prompt, now, 0.5 * prefill.step_ms)
             state.num_promised_tokens += left
-        lost_ms = 0.5 * (
-            prefill.stall_ms + prefill.prefill_ms
-        )  # between what one chunk in a step costs decodes and what many do
+        # Between what one chunk in a step costs decodes and what many do.
+        lost_ms = 0.5 * (prefill.stall_ms + prefill.prefill_ms)
         state.add_inflow(lost_ms, now, self.options.inflow_window_s)
         for outlook in (prefill, decode):
             self._prefixes.note(outlook.worker_id, chain, outlook.worker.num_blocks * outlook.worker.block_size)

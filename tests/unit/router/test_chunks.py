@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from nanopd.cost_model import StepModel
 from nanopd.cost_model.step_model import StepTerms, Table
-from nanopd.router.adaptive.chunks import prefill_costs, tokens_beside
-from nanopd.scheduler.plan import StepPlan
+from nanopd.router.adaptive.chunks import prefill_costs
+from nanopd.scheduler.plan import StepPlan, tokens_beside
 
 
 @given(st.integers(0, 300), st.integers(1, 512), st.integers(0, 4000))
